@@ -1,0 +1,456 @@
+//! One request: what was asked, the iocb that the kernel sees, and what a result means.
+
+use std::cell::{Cell, UnsafeCell};
+use std::ffi::{c_int, c_void};
+use std::os::fd::RawFd;
+
+use libc::iovec;
+
+use crate::host::Coroutine;
+use crate::kernel::sys::{
+    IOCB_CMD_FDSYNC, IOCB_CMD_PREADV, IOCB_CMD_PWRITEV, IOCB_FLAG_RESFD, io_event,
+};
+use crate::kernel::{Errno, iocb};
+
+/// QEMU's numbers for the types of requests.
+pub mod aio_type {
+    use std::ffi::c_int;
+
+    pub const READ: c_int = 0x1;
+    pub const WRITE: c_int = 0x2;
+    pub const FLUSH: c_int = 0x8;
+    pub const ZONE_APPEND: c_int = 0x400;
+}
+
+/// QEMU's flag for a write that is on stable storage when it completes.
+pub const REQ_FUA: u32 = 0x10;
+
+/// What a request does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operation {
+    Read,
+    Write,
+    Flush,
+    /// A write whose place the device chooses, so that a second try would append twice.
+    ZoneAppend,
+}
+
+/// What was asked for, checked.
+#[derive(Clone, Copy)]
+pub struct Io {
+    operation: Operation,
+    fd: RawFd,
+    /// In bytes. `offset + bytes` fits into the kernel's signed offset.
+    offset: u64,
+    iov: *const iovec,
+    iov_count: usize,
+    /// The sum over the vector.
+    bytes: usize,
+    fua: bool,
+}
+
+impl Io {
+    /// Checks a request: EBADF for a negative descriptor, EINVAL for anything else that makes no
+    /// sense.
+    ///
+    /// # Safety
+    ///
+    /// `iov` is null, or points to `iov_count` entries.
+    pub unsafe fn new(
+        kind: c_int,
+        flags: u32,
+        fd: RawFd,
+        offset: u64,
+        vector: (*const iovec, c_int),
+    ) -> Result<Self, Errno> {
+        const EINVAL: Errno = Errno(libc::EINVAL);
+        let operation = match kind {
+            aio_type::READ => Operation::Read,
+            aio_type::WRITE => Operation::Write,
+            aio_type::FLUSH => Operation::Flush,
+            aio_type::ZONE_APPEND => Operation::ZoneAppend,
+            _ => return Err(EINVAL),
+        };
+        if fd < 0 {
+            return Err(Errno(libc::EBADF));
+        }
+        let fua = flags & REQ_FUA != 0;
+        if operation == Operation::Flush {
+            let iov = std::ptr::null();
+            return Ok(Self {
+                operation,
+                fd,
+                offset: 0,
+                iov,
+                iov_count: 0,
+                bytes: 0,
+                fua: false,
+            });
+        }
+        let (iov, iov_count) = vector;
+        let iov_count = usize::try_from(iov_count).map_err(|_| EINVAL)?;
+        if iov.is_null() || iov_count == 0 {
+            return Err(EINVAL);
+        }
+        // SAFETY: the caller's promise.
+        let parts = unsafe { std::slice::from_raw_parts(iov, iov_count) };
+        let bytes = parts
+            .iter()
+            .try_fold(0usize, |sum, part| sum.checked_add(part.iov_len))
+            .filter(|&bytes| isize::try_from(bytes).is_ok())
+            .ok_or(EINVAL)?;
+        let end = offset.checked_add(bytes as u64).ok_or(EINVAL)?;
+        i64::try_from(end).map_err(|_| EINVAL)?;
+        Ok(Self {
+            operation,
+            fd,
+            offset,
+            iov,
+            iov_count,
+            bytes,
+            fua,
+        })
+    }
+
+    /// The bytes that this request transfers when nothing goes wrong.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// The function that learns the result of a request: 0, or a negative errno.
+pub type CompletionCallback = unsafe extern "C" fn(opaque: *mut c_void, ret: c_int);
+
+/// Who learns the result.
+#[derive(Clone, Copy)]
+pub enum Owner {
+    /// Is woken, and finds the result in the request, which lies on its stack.
+    Coroutine(*mut Coroutine),
+    /// Is called. The request is the pool's and goes back there first.
+    Callback {
+        function: CompletionCallback,
+        opaque: *mut c_void,
+    },
+}
+
+/// What follows from the kernel's result.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The request is over: 0, or a negative errno.
+    Done(c_int),
+    /// Part was transferred, and the iocb now asks for the rest.
+    Retry,
+}
+
+/// A request from acceptance to completion. It does not move: the kernel has its address.
+#[repr(C)]
+pub struct Request {
+    // First, so that the address of the one is the address of the other.
+    iocb: UnsafeCell<iocb>,
+    io: Io,
+    owner: Owner,
+    /// Bytes transferred by earlier tries.
+    done: Cell<usize>,
+    /// The result for a coroutine; `None` until there is one.
+    result: Cell<Option<c_int>>,
+    /// The vector's rest after a short transfer.
+    rest: UnsafeCell<Vec<iovec>>,
+}
+
+impl Request {
+    pub fn new(io: Io, owner: Owner) -> Self {
+        Self {
+            iocb: UnsafeCell::new(iocb::default()),
+            io,
+            owner,
+            done: Cell::new(0),
+            result: Cell::new(None),
+            rest: UnsafeCell::new(Vec::new()),
+        }
+    }
+
+    /// Fills the iocb of the pinned request `this` and returns it. Its completion signals
+    /// `eventfd`.
+    ///
+    /// # Safety
+    ///
+    /// `this` is valid, and not with the kernel.
+    pub unsafe fn prepare(this: *mut Self, eventfd: RawFd) -> *mut iocb {
+        // SAFETY: the caller's promise.
+        let request = unsafe { &*this };
+        let io = &request.io;
+        let opcode = match io.operation {
+            Operation::Read => IOCB_CMD_PREADV,
+            Operation::Write | Operation::ZoneAppend => IOCB_CMD_PWRITEV,
+            Operation::Flush => IOCB_CMD_FDSYNC,
+        };
+        let is_write = matches!(io.operation, Operation::Write | Operation::ZoneAppend);
+        let filled = iocb {
+            aio_data: this.expose_provenance() as u64,
+            aio_lio_opcode: opcode as u16,
+            aio_rw_flags: if io.fua && is_write {
+                libc::RWF_DSYNC
+            } else {
+                0
+            },
+            aio_fildes: io.fd as u32,
+            aio_buf: io.iov.expose_provenance() as u64,
+            aio_nbytes: io.iov_count as u64,
+            aio_offset: io.offset as i64,
+            aio_flags: IOCB_FLAG_RESFD,
+            aio_resfd: eventfd as u32,
+            ..Default::default()
+        };
+        // SAFETY: nobody else looks at the iocb before it is submitted.
+        unsafe { request.iocb.get().write(filled) };
+        request.iocb.get()
+    }
+
+    /// The request whose iocb this is.
+    pub fn of_iocb(iocb: *mut iocb) -> *mut Self {
+        iocb.cast()
+    }
+
+    /// The request that `event` completes.
+    pub fn of_event(event: &io_event) -> *mut Self {
+        std::ptr::with_exposed_provenance_mut(event.data as usize)
+    }
+
+    pub fn iocb(&self) -> *mut iocb {
+        self.iocb.get()
+    }
+
+    pub fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    pub fn result(&self) -> Option<c_int> {
+        self.result.get()
+    }
+
+    pub fn set_result(&self, result: c_int) {
+        self.result.set(Some(result));
+    }
+
+    /// What the kernel's result `res` (bytes, or a negative errno) means, by QEMU's rules. A
+    /// short transfer is prepared for another try. `file_size` is asked only where an error may
+    /// be the end of the file.
+    pub fn outcome(&self, res: i64, file_size: impl FnOnce(RawFd) -> Option<u64>) -> Outcome {
+        let Ok(transferred) = usize::try_from(res) else {
+            return self.outcome_of_error(res as c_int, file_size);
+        };
+        let left = self.io.bytes - self.done.get();
+        if self.io.operation == Operation::Flush || transferred >= left {
+            return Outcome::Done(0);
+        }
+        match self.io.operation {
+            Operation::ZoneAppend => Outcome::Done(-libc::ENOSPC),
+            Operation::Write if transferred == 0 => Outcome::Done(-libc::ENOSPC),
+            // Nothing more to read: the end of the file.
+            _ if transferred == 0 => self.zero_fill(),
+            _ => self.retry(transferred),
+        }
+    }
+
+    /// An O_DIRECT read that ends inside a block, at the end of the file, leaves a rest that is
+    /// misaligned. Some file systems answer EINVAL to that (ext4 and xfs answer 0), so EINVAL for a
+    /// rest that lies behind the end of the file is the end of the file.
+    fn outcome_of_error(
+        &self,
+        error: c_int,
+        file_size: impl FnOnce(RawFd) -> Option<u64>,
+    ) -> Outcome {
+        let may_be_end =
+            error == -libc::EINVAL && self.io.operation == Operation::Read && self.done.get() > 0;
+        let position = self.io.offset + self.done.get() as u64;
+        if may_be_end && file_size(self.io.fd).is_some_and(|size| position >= size) {
+            return self.zero_fill();
+        }
+        Outcome::Done(error)
+    }
+
+    fn vector(&self) -> &[iovec] {
+        // SAFETY: checked on acceptance (only a flush has none, and it never comes here); the
+        // host keeps the vector until the request completes.
+        unsafe { std::slice::from_raw_parts(self.io.iov, self.io.iov_count) }
+    }
+
+    /// The parts of the vector behind the first `skip` bytes.
+    fn vector_from(&self, mut skip: usize) -> impl Iterator<Item = iovec> + Clone {
+        self.vector().iter().filter_map(move |part| {
+            let skipped = skip.min(part.iov_len);
+            skip -= skipped;
+            (skipped < part.iov_len).then(|| iovec {
+                iov_base: part.iov_base.wrapping_byte_add(skipped),
+                iov_len: part.iov_len - skipped,
+            })
+        })
+    }
+
+    fn zero_fill(&self) -> Outcome {
+        for part in self.vector_from(self.done.get()) {
+            // SAFETY: a part of a buffer that the host gave to be read into.
+            unsafe { part.iov_base.cast::<u8>().write_bytes(0, part.iov_len) };
+        }
+        Outcome::Done(0)
+    }
+
+    /// Points the iocb at what is left after `transferred` more bytes.
+    fn retry(&self, transferred: usize) -> Outcome {
+        let done = self.done.get() + transferred;
+        self.done.set(done);
+        let parts = self.vector_from(done);
+        // SAFETY: the kernel has given the request back, so nobody else looks at the rest.
+        let rest = unsafe { &mut *self.rest.get() };
+        rest.clear();
+        if rest.try_reserve_exact(parts.clone().count()).is_err() {
+            return Outcome::Done(-libc::ENOMEM);
+        }
+        rest.extend(parts);
+        // SAFETY: as above; the iocb is the request's own.
+        let iocb = unsafe { &mut *self.iocb.get() };
+        iocb.aio_buf = rest.as_ptr().expose_provenance() as u64;
+        iocb.aio_nbytes = rest.len() as u64;
+        iocb.aio_offset = (self.io.offset + done as u64) as i64;
+        Outcome::Retry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FD: RawFd = 7;
+
+    fn parts<const N: usize>(buffers: &mut [Vec<u8>; N]) -> [iovec; N] {
+        buffers.each_mut().map(|buffer| iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: buffer.len(),
+        })
+    }
+
+    fn io(kind: c_int, offset: u64, iov: &[iovec]) -> Result<Io, Errno> {
+        // SAFETY: the slice is its own vector.
+        unsafe { Io::new(kind, 0, FD, offset, (iov.as_ptr(), iov.len() as c_int)) }
+    }
+
+    fn request(kind: c_int, offset: u64, iov: &[iovec]) -> Request {
+        let owner = Owner::Coroutine(std::ptr::null_mut());
+        Request::new(io(kind, offset, iov).unwrap(), owner)
+    }
+
+    fn no_size(_: RawFd) -> Option<u64> {
+        panic!("nothing here asks for the size")
+    }
+
+    fn refused(io: Result<Io, Errno>) -> c_int {
+        io.err().expect("refused").0
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let mut buffers = [vec![0; 8]];
+        let iov = parts(&mut buffers);
+        assert_eq!(refused(io(0x4, 0, &iov)), libc::EINVAL);
+        assert_eq!(refused(io(aio_type::READ, 0, &[])), libc::EINVAL);
+        assert_eq!(refused(io(aio_type::READ, u64::MAX, &iov)), libc::EINVAL);
+        assert_eq!(
+            refused(io(aio_type::READ, i64::MAX as u64 - 7, &iov)),
+            libc::EINVAL
+        );
+        assert!(io(aio_type::READ, i64::MAX as u64 - 8, &iov).is_ok());
+        let huge = iovec {
+            iov_base: iov[0].iov_base,
+            iov_len: usize::MAX,
+        };
+        assert_eq!(refused(io(aio_type::WRITE, 0, &[huge, huge])), libc::EINVAL);
+        assert_eq!(refused(io(aio_type::WRITE, 0, &[huge])), libc::EINVAL);
+        // SAFETY: a null vector, and one whose length is never used.
+        unsafe {
+            let null = (std::ptr::null(), 1);
+            assert_eq!(
+                refused(Io::new(aio_type::READ, 0, FD, 0, null)),
+                libc::EINVAL
+            );
+            let negative = (iov.as_ptr(), -1);
+            assert_eq!(
+                refused(Io::new(aio_type::READ, 0, FD, 0, negative)),
+                libc::EINVAL
+            );
+            let fine = (iov.as_ptr(), 1);
+            assert_eq!(
+                refused(Io::new(aio_type::READ, 0, -1, 0, fine)),
+                libc::EBADF
+            );
+            assert!(Io::new(aio_type::FLUSH, 0, FD, 0, null).is_ok());
+        }
+    }
+
+    #[test]
+    fn results_mean_what_they_mean_in_qemu() {
+        let mut buffers = [vec![0; 8]];
+        let iov = parts(&mut buffers);
+        for kind in [aio_type::READ, aio_type::WRITE, aio_type::ZONE_APPEND] {
+            assert_eq!(request(kind, 0, &iov).outcome(8, no_size), Outcome::Done(0));
+            let failed = request(kind, 0, &iov).outcome(-5, no_size);
+            assert_eq!(failed, Outcome::Done(-libc::EIO));
+        }
+        let full = Outcome::Done(-libc::ENOSPC);
+        assert_eq!(request(aio_type::WRITE, 0, &iov).outcome(0, no_size), full);
+        assert_eq!(
+            request(aio_type::WRITE, 0, &iov).outcome(3, no_size),
+            Outcome::Retry
+        );
+        assert_eq!(
+            request(aio_type::ZONE_APPEND, 0, &iov).outcome(3, no_size),
+            full
+        );
+        assert_eq!(
+            request(aio_type::FLUSH, 0, &[]).outcome(0, no_size),
+            Outcome::Done(0)
+        );
+    }
+
+    #[test]
+    fn a_retry_asks_for_exactly_what_is_left() {
+        let mut buffers = [vec![1u8; 4], vec![], vec![2; 6], vec![3; 2]];
+        let iov = parts(&mut buffers);
+        let request = request(aio_type::READ, 100, &iov);
+        assert_eq!(request.outcome(5, no_size), Outcome::Retry);
+        // SAFETY: the request is not with any kernel.
+        let asked = unsafe { &*request.iocb() };
+        assert_eq!((asked.aio_offset, asked.aio_nbytes), (105, 2));
+        let rest = std::ptr::with_exposed_provenance::<iovec>(asked.aio_buf as usize);
+        // SAFETY: two entries, as the line above the last says.
+        let rest = unsafe { std::slice::from_raw_parts(rest, 2) };
+        assert_eq!(rest[0].iov_base, iov[2].iov_base.wrapping_byte_add(1));
+        assert_eq!((rest[0].iov_len, rest[1].iov_len), (5, 2));
+        assert_eq!(request.outcome(6, no_size), Outcome::Retry);
+        assert_eq!(request.outcome(0, no_size), Outcome::Done(0));
+        assert_eq!(buffers.concat(), [1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 0]);
+    }
+
+    /// FAT and other users of the old direct I/O code check the alignment before the end of the
+    /// file: the rest of an unaligned end gets EINVAL there, and the guest would see an error that
+    /// it does not see without retries.
+    #[test]
+    fn a_misaligned_rest_behind_the_end_of_the_file_is_the_end_of_the_file() {
+        for (size, expected) in [
+            (Some(105), Outcome::Done(0)),
+            (Some(106), Outcome::Done(-22)),
+            (None, Outcome::Done(-22)),
+        ] {
+            let mut buffers = [vec![1u8; 8]];
+            let iov = parts(&mut buffers);
+            let request = request(aio_type::READ, 100, &iov);
+            assert_eq!(request.outcome(5, no_size), Outcome::Retry);
+            assert_eq!(request.outcome(-22, |_| size), expected);
+            if expected == Outcome::Done(0) {
+                assert_eq!(buffers[0], [1, 1, 1, 1, 1, 0, 0, 0]);
+            }
+        }
+        let mut buffers = [vec![1u8; 8]];
+        let first_try = request(aio_type::READ, 100, &parts(&mut buffers));
+        assert_eq!(first_try.outcome(-22, no_size), Outcome::Done(-22));
+    }
+}

@@ -1,0 +1,226 @@
+//! From acceptance to the kernel.
+
+use std::ffi::{c_int, c_void};
+
+use super::State;
+use super::depth::Frame;
+use super::request::{CompletionCallback, Io, Owner, Request};
+use crate::host::Host;
+use crate::kernel::{Errno, Kernel, MAX_EVENTS};
+
+/// Requests that are worth an io_submit(2) without waiting for more, unless the host knows better.
+const DEFAULT_MAX_BATCH: u64 = 32;
+
+impl<K: Kernel, H: Host> State<K, H> {
+    /// Accepts `io`; `callback` learns the result, from within this call at the earliest.
+    pub fn submit(
+        &self,
+        io: Io,
+        dev_max_batch: u64,
+        function: CompletionCallback,
+        opaque: *mut c_void,
+    ) -> Result<(), Errno> {
+        self.check_usable()?;
+        let place = self
+            .pool
+            .put(Request::new(io, Owner::Callback { function, opaque }))?;
+        // SAFETY: the place is the request's until it completes.
+        unsafe { self.accept(place, dev_max_batch) }.inspect_err(|_| {
+            // SAFETY: not accepted, so the request is still ours, and in its place.
+            drop(unsafe { self.pool.take(place) });
+        })
+    }
+
+    /// Accepts `io` and leaves the running coroutine until it is complete.
+    ///
+    /// # Safety
+    ///
+    /// `this` is a valid state. It may be gone when this returns: the coroutine may go on only
+    /// after somebody cleaned up, and nothing here touches the state then.
+    pub unsafe fn co_submit(this: *const Self, io: Io, dev_max_batch: u64) -> Result<c_int, Errno> {
+        // SAFETY: the caller's promise.
+        let state = unsafe { &*this };
+        state.check_usable()?;
+        let (host, context) = (state.host, state.context.get());
+        let coroutine = host.coroutine_self().ok_or(Errno(libc::ENOTSUP))?;
+        let mut on_stack = Request::new(io, Owner::Coroutine(coroutine));
+        // From here on only this pointer is used: the kernel has the same one.
+        let request = &raw mut on_stack;
+        // SAFETY: the stack frame stays until the loop below has seen the result.
+        unsafe { state.accept(request, dev_max_batch)? };
+        loop {
+            // SAFETY: as above.
+            if let Some(result) = unsafe { (*request).result() } {
+                return Ok(result);
+            }
+            // Again if somebody else wakes the coroutine: its stack holds what the kernel writes to.
+            host.coroutine_yield(context);
+        }
+    }
+
+    /// Lets requests gather until the matching [`unplug`](Self::unplug).
+    pub fn plug(&self) {
+        self.plugs.set(self.plugs.get() + 1);
+    }
+
+    /// Ends a plug and submits what gathered, unless another plug is there and the batch is not
+    /// full. False without a plug.
+    pub fn unplug(&self, dev_max_batch: u64) -> bool {
+        let Some(left) = self.plugs.get().checked_sub(1) else {
+            return false;
+        };
+        self.plugs.set(left);
+        let wanted = left == 0 || self.queue.len() >= self.batch_limit(dev_max_batch);
+        if wanted && !self.queue.is_empty() && !self.blocked.get() {
+            self.ioq_submit();
+        }
+        true
+    }
+
+    /// # Safety
+    ///
+    /// `request` stays where it is until it completes.
+    unsafe fn accept(&self, request: *mut Request, dev_max_batch: u64) -> Result<(), Errno> {
+        // Room for those in flight as well: a short transfer comes back into the queue, and must
+        // not fail there.
+        self.queue.reserve(1 + self.in_flight.get())?;
+        self.counters.submitted.increment();
+        // SAFETY: the caller's promise; the request is new.
+        self.queue
+            .push(unsafe { Request::prepare(request, self.kernel.eventfd()) });
+        self.submit_or_wait(dev_max_batch);
+        Ok(())
+    }
+
+    /// Decides when a request that was just queued goes to the kernel: now, or together with what
+    /// comes until the end of a plug or section.
+    pub(super) fn submit_or_wait(&self, dev_max_batch: u64) {
+        if !self.blocked.get() {
+            if self.queue.len() >= self.batch_limit(dev_max_batch) {
+                self.ioq_submit();
+            } else if self.plugs.get() > 0 {
+                // The unplug submits it.
+            } else if self.host.has_deferred_calls() {
+                self.deferred.set(true);
+                self.host.defer_call(Self::on_deferred_call, self.opaque());
+            } else {
+                self.flush();
+            }
+        }
+        self.settle();
+    }
+
+    /// Submits what waited for the end of a plug or section, if that has come.
+    pub(super) fn flush(&self) {
+        let waiting = self.plugs.get() > 0 || self.sections.get() > 0 || self.blocked.get();
+        if !waiting && !self.queue.is_empty() {
+            self.ioq_submit();
+        }
+    }
+
+    /// Runs `f` with submissions gathered until its end.
+    pub(super) fn in_section(&self, f: impl FnOnce()) {
+        self.sections.set(self.sections.get() + 1);
+        let deferred_calls = self.host.has_deferred_calls();
+        if deferred_calls {
+            self.host.defer_begin();
+        }
+        f();
+        self.sections.set(self.sections.get() - 1);
+        if deferred_calls {
+            self.host.defer_end();
+        } else {
+            self.flush();
+        }
+    }
+
+    /// How many queued requests are worth an io_submit(2) at once.
+    fn batch_limit(&self, dev_max_batch: u64) -> usize {
+        let context_limit = match self.host.aio_max_batch(self.context.get()) {
+            0 => DEFAULT_MAX_BATCH,
+            limit => limit,
+        };
+        let free = (MAX_EVENTS - self.in_flight.get()) as u64;
+        let limits = [dev_max_batch, context_limit, free];
+        // Never more than MAX_EVENTS or the context's limit, whichever fits a usize.
+        limits
+            .into_iter()
+            .filter(|&limit| limit > 0)
+            .min()
+            .unwrap_or(1) as usize
+    }
+
+    /// Gives the queue to the kernel, reaps what is complete already, and tells the owners.
+    ///
+    /// The owners' next requests gather in a section; its end comes here again, one frame deeper.
+    /// At the depth bound the queue stays as it is, and the rule of [`super`] resumes it.
+    pub(super) fn ioq_submit(&self) {
+        let Some(frame) = Frame::enter() else {
+            self.counters.at_bound.increment();
+            return self.settle();
+        };
+        self.counters.deepest_nesting.maximum(frame.depth.into());
+        let _active = self.activate();
+        self.in_section(|| {
+            self.submit_queue();
+            self.reap();
+        });
+        self.settle();
+    }
+
+    /// Submits what is queued now; what owners of failed requests add waits for the section's end,
+    /// so that a host that answers each failure with a new request gets its event loop back.
+    fn submit_queue(&self) {
+        let mut budget = self.queue.len();
+        let mut blocked = false;
+        while budget > 0 && !self.queue.is_empty() {
+            let free = MAX_EVENTS - self.in_flight.get();
+            if free == 0 {
+                blocked = true;
+                break;
+            }
+            match self.io_submit(free.min(budget)) {
+                Ok(taken) => budget -= taken,
+                Err(Errno(libc::EAGAIN)) => {
+                    blocked = true;
+                    break;
+                }
+                Err(errno) => {
+                    budget -= 1;
+                    self.fail_first(errno);
+                }
+            }
+        }
+        self.blocked.set(blocked);
+    }
+
+    /// One io_submit(2) of up to `limit` requests; how many the kernel took.
+    fn io_submit(&self, limit: usize) -> Result<usize, Errno> {
+        self.counters.io_submit_calls.increment();
+        // SAFETY: requests stay where they are until they complete.
+        let answer = self
+            .queue
+            .submit(limit, |iocbs| unsafe { self.kernel.submit(iocbs) });
+        // None taken and no error says the same as EAGAIN, and must not be asked again at once.
+        let answer = answer.and_then(|taken| match taken {
+            0 => Err(Errno(libc::EAGAIN)),
+            taken => Ok(taken),
+        });
+        match answer {
+            Ok(taken) => {
+                self.in_flight.set(self.in_flight.get() + taken);
+                self.counters.largest_batch.maximum(taken as u64);
+            }
+            Err(Errno(libc::EAGAIN)) => self.counters.eagain.increment(),
+            Err(_) => {}
+        }
+        answer
+    }
+
+    /// The kernel's error speaks of the first request; the others may be fine.
+    fn fail_first(&self, errno: Errno) {
+        if let Some(iocb) = self.queue.pop() {
+            self.complete(Request::of_iocb(iocb), errno.negative().into());
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! QEMU's types, as far as the library looks into them. The header declares them in QEMU's words,
+//! unless it is told that QEMU's own headers did.
+
+use std::ffi::{c_int, c_void};
+
+use libc::iovec;
+
+/// QEMU's I/O vector: `struct iovec *iov; int niov;` and then a union whose two parts put the total
+/// `size` where `local_iov.iov_len` is.
+#[repr(C)]
+pub struct QEMUIOVector {
+    /// The parts.
+    pub iov: *mut iovec,
+    /// How many.
+    pub niov: c_int,
+    /// What the union holds.
+    pub rest: QEMUIOVectorRest,
+}
+
+/// The union of [`QEMUIOVector`], laid flat.
+#[repr(C)]
+pub struct QEMUIOVectorRest {
+    /// QEMU's own affair.
+    pub nalloc: c_int,
+    /// `local_iov.iov_base`: QEMU's own affair.
+    pub local_iov_base: *mut c_void,
+    /// Sum of the parts' lengths, in bytes; also `local_iov.iov_len`.
+    pub size: usize,
+}
+
+/// QEMU's flags of a request; an enum there.
+pub type BdrvRequestFlags = u32;

@@ -1,0 +1,86 @@
+//! What the engine asks of the kernel, as a trait, and Linux AIO behind it.
+//!
+//! The engine is generic over [`Kernel`] so that tests can put a simulated kernel in its place,
+//! one that completes requests in every order and fails in every way. The shipped library has
+//! [`LinuxAio`] there.
+
+mod linux_aio;
+mod probe;
+mod ring;
+#[allow(
+    missing_docs,
+    non_camel_case_types,
+    clippy::all,
+    clippy::undocumented_unsafe_blocks
+)]
+pub mod sys;
+
+use std::ffi::c_int;
+use std::fmt;
+use std::os::fd::RawFd;
+
+pub use linux_aio::LinuxAio;
+pub use probe::{has_fdsync, has_fua};
+pub use sys::{io_event, iocb};
+
+/// Requests that one state can have in flight: the size of its completion ring, as in QEMU.
+pub const MAX_EVENTS: usize = 1024;
+
+/// An errno value, positive as in `errno.h`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Errno(pub c_int);
+
+impl Errno {
+    /// The calling thread's `errno`.
+    pub fn last() -> Self {
+        Self(
+            std::io::Error::last_os_error()
+                .raw_os_error()
+                .unwrap_or(libc::EIO),
+        )
+    }
+
+    /// The value as C functions of this library return it: negative.
+    pub fn negative(self) -> c_int {
+        -self.0
+    }
+}
+
+impl fmt::Debug for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", std::io::Error::from_raw_os_error(self.0))
+    }
+}
+
+/// One asynchronous I/O context of a kernel, with its completion ring and its eventfd.
+///
+/// No method calls back into the engine. All take `&self`: the engine is re-entered from the
+/// callbacks of its host, so nothing of it is ever borrowed mutably.
+pub trait Kernel {
+    /// Hands `iocbs` to the kernel in their order and tells how many it took, as io_submit(2):
+    /// an error means that it took none, and speaks of the first.
+    ///
+    /// # Safety
+    ///
+    /// Each iocb, and the memory that it names, stays where it is until its completion is reaped.
+    unsafe fn submit(&self, iocbs: &[*mut iocb]) -> Result<usize, Errno>;
+
+    /// Takes the oldest completion out of the ring. Its slot is free again on return, before
+    /// anybody learns of the completion.
+    fn reap(&self) -> Option<io_event>;
+
+    /// Whether [`reap`](Self::reap) would give one.
+    fn has_completions(&self) -> bool;
+
+    /// The descriptor that becomes readable with each completion. The kernel object owns it.
+    fn eventfd(&self) -> RawFd;
+
+    /// Makes the eventfd unreadable until the next completion.
+    fn clear_eventfd(&self);
+
+    /// Sleeps until there is a completion to reap. Only for a state that has requests in flight.
+    fn wait(&self);
+
+    /// The size in bytes of the regular file behind `fd`; `None` for anything else.
+    fn file_size(&self, fd: RawFd) -> Option<u64>;
+}
