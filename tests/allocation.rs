@@ -55,18 +55,7 @@ impl Chain {
         let accepted = unsafe {
             let iov = &self.iov;
             let read = aio_type::READ;
-            laio_state_submit(
-                self.state,
-                self.fd,
-                0,
-                iov,
-                1,
-                read,
-                0,
-                0,
-                Some(on_complete),
-                opaque,
-            )
+            laio_state_submit(self.state, self.fd, 0, iov, 1, read, 0, 0, Some(on_complete), opaque)
         };
         assert_eq!(accepted, 0);
     }
@@ -87,12 +76,7 @@ fn requests_cost_no_allocation() {
     let mut path = std::env::temp_dir();
     path.push(format!("laio-allocation-{}", std::process::id()));
     let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600);
+    options.read(true).write(true).create(true).truncate(true).mode(0o600);
     let mut file = options.open(&path).unwrap();
     file.write_all(&[1; 4096]).unwrap();
     std::fs::remove_file(&path).unwrap();
@@ -106,10 +90,7 @@ fn requests_cost_no_allocation() {
         let chain = Chain {
             state,
             fd: file.as_raw_fd(),
-            iov: libc::iovec {
-                iov_base: buffer.as_mut_ptr().cast(),
-                iov_len: buffer.len(),
-            },
+            iov: libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() },
             left: Cell::new(0),
             completed: Cell::new(0),
         };

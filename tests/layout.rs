@@ -1,12 +1,7 @@
 //! The C header and the Rust side agree: bindgen's reading of `include/laio.h` (committed, and
 //! checked against a fresh one by CI) lays the types out as Rust does.
 
-#[allow(
-    non_camel_case_types,
-    non_snake_case,
-    non_upper_case_globals,
-    dead_code
-)]
+#[allow(non_camel_case_types, non_snake_case, non_upper_case_globals, dead_code)]
 #[allow(clippy::all, clippy::undocumented_unsafe_blocks)]
 #[path = "layout/header.rs"]
 mod header;
@@ -88,27 +83,12 @@ fn vector() {
     type Sized = header::QEMUIOVector__bindgen_ty_1__bindgen_ty_2;
 
     assert_eq!(size_of::<QEMUIOVector>(), size_of::<header::QEMUIOVector>());
-    assert_eq!(
-        offset_of!(QEMUIOVector, iov),
-        offset_of!(header::QEMUIOVector, iov)
-    );
-    assert_eq!(
-        offset_of!(QEMUIOVector, niov),
-        offset_of!(header::QEMUIOVector, niov)
-    );
-    assert_eq!(
-        offset_of!(QEMUIOVector, rest),
-        offset_of!(header::QEMUIOVector, __bindgen_anon_1)
-    );
+    assert_eq!(offset_of!(QEMUIOVector, iov), offset_of!(header::QEMUIOVector, iov));
+    assert_eq!(offset_of!(QEMUIOVector, niov), offset_of!(header::QEMUIOVector, niov));
+    assert_eq!(offset_of!(QEMUIOVector, rest), offset_of!(header::QEMUIOVector, __bindgen_anon_1));
     assert_eq!(size_of::<QEMUIOVectorRest>(), size_of::<Union>());
-    assert_eq!(
-        offset_of!(QEMUIOVectorRest, nalloc),
-        offset_of!(Local, nalloc)
-    );
-    assert_eq!(
-        offset_of!(QEMUIOVectorRest, local_iov_base),
-        offset_of!(Local, local_iov)
-    );
+    assert_eq!(offset_of!(QEMUIOVectorRest, nalloc), offset_of!(Local, nalloc));
+    assert_eq!(offset_of!(QEMUIOVectorRest, local_iov_base), offset_of!(Local, local_iov));
     assert_eq!(offset_of!(QEMUIOVectorRest, size), offset_of!(Sized, size));
     let local_size = offset_of!(Local, local_iov) + offset_of!(libc::iovec, iov_len);
     assert_eq!(offset_of!(QEMUIOVectorRest, size), local_size);

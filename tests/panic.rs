@@ -1,14 +1,13 @@
 //! A panic inside the library ends the process with a message, and never unwinds into C.
 
-use std::ffi::{CStr, c_int, c_void};
+mod support;
+
 use std::os::fd::RawFd;
 use std::process::Command;
-use std::ptr;
 
 use laio::engine::State;
-use laio::engine::request::{Io, aio_type};
-use laio::host::{AioContext, Coroutine, Error, Host, HostCallback, NotifierHandlers, QEMUBH};
 use laio::kernel::{Errno, Kernel, io_event, iocb};
+use support::{Loop, Options, Request};
 
 /// Takes a request and panics when its completion is looked for: a bug below the engine.
 struct Buggy;
@@ -39,97 +38,19 @@ impl Kernel for Buggy {
     }
 }
 
-/// Remembers the bottom half, and calls it as a C event loop would.
-#[derive(Clone, Copy)]
-struct OneBottomHalf;
-
-thread_local! {
-    static BOTTOM_HALF: std::cell::Cell<Option<(HostCallback, *mut c_void)>> =
-        const { std::cell::Cell::new(None) };
-}
-
-impl Host for OneBottomHalf {
-    fn bh_new(
-        self,
-        _: *mut AioContext,
-        callback: HostCallback,
-        opaque: *mut c_void,
-    ) -> *mut QEMUBH {
-        BOTTOM_HALF.set(Some((callback, opaque)));
-        ptr::dangling_mut()
-    }
-
-    fn bh_schedule(self, _: *mut QEMUBH) {}
-    fn bh_cancel(self, _: *mut QEMUBH) {}
-    fn bh_delete(self, _: *mut QEMUBH) {}
-
-    fn set_event_notifier(
-        self,
-        _: *mut AioContext,
-        _: RawFd,
-        _: Option<NotifierHandlers>,
-        _: *mut c_void,
-    ) {
-    }
-
-    fn coroutine_self(self) -> Option<*mut Coroutine> {
-        None
-    }
-
-    fn coroutine_yield(self, _: *mut AioContext) {}
-
-    fn coroutine_entered(self, _: *mut Coroutine) -> bool {
-        false
-    }
-
-    fn coroutine_wake(self, _: *mut Coroutine) {}
-
-    fn has_deferred_calls(self) -> bool {
-        false
-    }
-
-    fn defer_begin(self) {}
-    fn defer_call(self, _: HostCallback, _: *mut c_void) {}
-    fn defer_end(self) {}
-
-    fn current_aio_context(self) -> *mut AioContext {
-        ptr::dangling_mut()
-    }
-
-    fn linux_aio_state(self, _: *mut AioContext) -> *mut c_void {
-        ptr::null_mut()
-    }
-
-    fn aio_max_batch(self, _: *mut AioContext) -> u64 {
-        0
-    }
-
-    fn is_home(self, _: *mut AioContext) -> bool {
-        true
-    }
-
-    fn context_acquire(self, _: *mut AioContext) {}
-    fn context_release(self, _: *mut AioContext) {}
-    fn error_set(self, _: *mut *mut Error, _: c_int, _: &CStr) {}
-    fn log(self, _: &CStr) {}
-}
-
-unsafe extern "C" fn ignore(_: *mut c_void, _: c_int) {}
-
 const CHILD: &str = "LAIO_TEST_PANIC_CHILD";
 
 #[test]
 fn a_panic_ends_the_process_and_does_not_unwind_into_the_host() {
     if std::env::var_os(CHILD).is_some() {
-        let state = State::new(Buggy, OneBottomHalf);
-        state.attach(ptr::dangling_mut()).unwrap();
-        // SAFETY: a flush has no vector.
-        let flush = unsafe { Io::new(aio_type::FLUSH, 0, 0, 0, (ptr::null(), 0)) }.unwrap();
+        let host = Loop::new(Options::default());
+        let state = State::new(Buggy, host);
+        state.attach(host.context()).unwrap();
         state.plug();
-        state.submit(flush, 0, ignore, ptr::null_mut()).unwrap();
-        let (bottom_half, opaque) = BOTTOM_HALF.get().unwrap();
-        // SAFETY: as an event loop calls it. Should it unwind, this catches it and says so.
-        let unwound = std::panic::catch_unwind(|| unsafe { bottom_half(opaque) });
+        Request::new(|_| ()).submit(&state, 0);
+        // Should it unwind into the host, this catches it and says so.
+        let run = std::panic::AssertUnwindSafe(|| host.run_bottom_halves());
+        let unwound = std::panic::catch_unwind(run);
         eprintln!("still alive: {}", unwound.is_err());
         std::process::exit(0);
     }

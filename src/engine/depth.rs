@@ -81,9 +81,7 @@ pub struct Base {
 
 impl Base {
     pub fn enter() -> Self {
-        Self {
-            outer_frames: THREAD.with(|thread| thread.frames.replace(0)),
-        }
+        Self { outer_frames: THREAD.with(|thread| thread.frames.replace(0)) }
     }
 }
 
@@ -121,8 +119,6 @@ mod tests {
     #[test]
     fn another_thread_counts_for_itself() {
         let _frame = Frame::enter().unwrap();
-        std::thread::spawn(|| assert_eq!(current(), 0))
-            .join()
-            .unwrap();
+        std::thread::spawn(|| assert_eq!(current(), 0)).join().unwrap();
     }
 }

@@ -42,9 +42,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// The host polls instead of waiting.
     pub(super) unsafe extern "C" fn on_poll(opaque: *mut c_void) -> bool {
         // SAFETY: as in `on_bh`.
-        unsafe { Self::from_opaque(opaque) }
-            .kernel
-            .has_completions()
+        unsafe { Self::from_opaque(opaque) }.kernel.has_completions()
     }
 
     /// Polling found completions.

@@ -132,8 +132,7 @@ impl<K: Kernel, H: Host> State<K, H> {
             poll_ready: Self::on_poll_ready,
         };
         let eventfd = self.kernel.eventfd();
-        self.host
-            .set_event_notifier(context, eventfd, Some(handlers), self.opaque());
+        self.host.set_event_notifier(context, eventfd, Some(handlers), self.opaque());
         if self.outstanding() > 0 {
             // Brought along from the event loop before, which may have read the eventfd.
             self.schedule_bh();
@@ -146,8 +145,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         if !self.is_attached() || context != self.context.get() {
             return Err(Refusal::NotAttached);
         }
-        self.host
-            .set_event_notifier(context, self.kernel.eventfd(), None, ptr::null_mut());
+        self.host.set_event_notifier(context, self.kernel.eventfd(), None, ptr::null_mut());
         self.host.bh_delete(self.bh.replace(ptr::null_mut()));
         self.bh_scheduled.set(false);
         self.context.set(ptr::null_mut());
@@ -196,8 +194,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     }
 
     pub fn stats(&self) -> LaioStats {
-        self.counters
-            .snapshot(self.queue.len(), self.in_flight.get())
+        self.counters.snapshot(self.queue.len(), self.in_flight.get())
     }
 
     /// What the host hands back to the functions of [`entry`].

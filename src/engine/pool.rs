@@ -31,12 +31,7 @@ impl Memory {
         self.chunks.try_reserve(1)?;
         self.free.try_reserve((self.chunks.len() + 1) * CHUNK)?;
         let chunk = chunk.into_boxed_slice();
-        self.free.extend(
-            chunk
-                .iter()
-                .rev()
-                .map(|place| place.get().cast::<Request>()),
-        );
+        self.free.extend(chunk.iter().rev().map(|place| place.get().cast::<Request>()));
         self.chunks.push(chunk);
         Ok(())
     }
@@ -83,18 +78,14 @@ mod tests {
     #[test]
     fn places_are_distinct_while_in_use_and_used_again() {
         let pool = Pool::default();
-        let first: Vec<_> = (0..3 * CHUNK)
-            .map(|_| pool.put(request()).unwrap())
-            .collect();
+        let first: Vec<_> = (0..3 * CHUNK).map(|_| pool.put(request()).unwrap()).collect();
         let distinct: HashSet<_> = first.iter().copied().collect();
         assert_eq!(distinct.len(), first.len());
         for &place in &first {
             // SAFETY: each was put once and is taken once.
             unsafe { pool.take(place) };
         }
-        let again: HashSet<_> = (0..3 * CHUNK)
-            .map(|_| pool.put(request()).unwrap())
-            .collect();
+        let again: HashSet<_> = (0..3 * CHUNK).map(|_| pool.put(request()).unwrap()).collect();
         assert_eq!(distinct, again);
         // Drops nothing twice: what is left in the pool is the state's to take before it goes.
     }

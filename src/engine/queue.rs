@@ -29,17 +29,13 @@ impl Queue {
 
     /// Makes room for `additional` requests, so that as many pushes cannot fail.
     pub fn reserve(&self, additional: usize) -> Result<(), Errno> {
-        self.with(|list| list.try_reserve(additional))
-            .map_err(|_| Errno(libc::ENOMEM))
+        self.with(|list| list.try_reserve(additional)).map_err(|_| Errno(libc::ENOMEM))
     }
 
     /// Appends a request for which there is room.
     pub fn push(&self, iocb: *mut iocb) {
         self.with(|list| {
-            debug_assert!(
-                list.len() < list.capacity(),
-                "reserve() comes before push()"
-            );
+            debug_assert!(list.len() < list.capacity(), "reserve() comes before push()");
             list.push_back(iocb);
         });
     }

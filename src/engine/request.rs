@@ -77,15 +77,7 @@ impl Io {
         let fua = flags & REQ_FUA != 0;
         if operation == Operation::Flush {
             let iov = std::ptr::null();
-            return Ok(Self {
-                operation,
-                fd,
-                offset: 0,
-                iov,
-                iov_count: 0,
-                bytes: 0,
-                fua: false,
-            });
+            return Ok(Self { operation, fd, offset: 0, iov, iov_count: 0, bytes: 0, fua: false });
         }
         let (iov, iov_count) = vector;
         let iov_count = usize::try_from(iov_count).map_err(|_| EINVAL)?;
@@ -101,15 +93,7 @@ impl Io {
             .ok_or(EINVAL)?;
         let end = offset.checked_add(bytes as u64).ok_or(EINVAL)?;
         i64::try_from(end).map_err(|_| EINVAL)?;
-        Ok(Self {
-            operation,
-            fd,
-            offset,
-            iov,
-            iov_count,
-            bytes,
-            fua,
-        })
+        Ok(Self { operation, fd, offset, iov, iov_count, bytes, fua })
     }
 
     /// The bytes that this request transfers when nothing goes wrong.
@@ -127,10 +111,7 @@ pub enum Owner {
     /// Is woken, and finds the result in the request, which lies on its stack.
     Coroutine(*mut Coroutine),
     /// Is called. The request is the pool's and goes back there first.
-    Callback {
-        function: CompletionCallback,
-        opaque: *mut c_void,
-    },
+    Callback { function: CompletionCallback, opaque: *mut c_void },
 }
 
 /// What follows from the kernel's result.
@@ -188,11 +169,7 @@ impl Request {
         let filled = iocb {
             aio_data: this.expose_provenance() as u64,
             aio_lio_opcode: opcode as u16,
-            aio_rw_flags: if io.fua && is_write {
-                libc::RWF_DSYNC
-            } else {
-                0
-            },
+            aio_rw_flags: if io.fua && is_write { libc::RWF_DSYNC } else { 0 },
             aio_fildes: io.fd as u32,
             aio_buf: io.iov.expose_provenance() as u64,
             aio_nbytes: io.iov_count as u64,
@@ -323,10 +300,9 @@ mod tests {
     const FD: RawFd = 7;
 
     fn parts<const N: usize>(buffers: &mut [Vec<u8>; N]) -> [iovec; N] {
-        buffers.each_mut().map(|buffer| iovec {
-            iov_base: buffer.as_mut_ptr().cast(),
-            iov_len: buffer.len(),
-        })
+        buffers
+            .each_mut()
+            .map(|buffer| iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() })
     }
 
     fn io(kind: c_int, offset: u64, iov: &[iovec]) -> Result<Io, Errno> {
@@ -354,34 +330,19 @@ mod tests {
         assert_eq!(refused(io(0x4, 0, &iov)), libc::EINVAL);
         assert_eq!(refused(io(aio_type::READ, 0, &[])), libc::EINVAL);
         assert_eq!(refused(io(aio_type::READ, u64::MAX, &iov)), libc::EINVAL);
-        assert_eq!(
-            refused(io(aio_type::READ, i64::MAX as u64 - 7, &iov)),
-            libc::EINVAL
-        );
+        assert_eq!(refused(io(aio_type::READ, i64::MAX as u64 - 7, &iov)), libc::EINVAL);
         assert!(io(aio_type::READ, i64::MAX as u64 - 8, &iov).is_ok());
-        let huge = iovec {
-            iov_base: iov[0].iov_base,
-            iov_len: usize::MAX,
-        };
+        let huge = iovec { iov_base: iov[0].iov_base, iov_len: usize::MAX };
         assert_eq!(refused(io(aio_type::WRITE, 0, &[huge, huge])), libc::EINVAL);
         assert_eq!(refused(io(aio_type::WRITE, 0, &[huge])), libc::EINVAL);
         // SAFETY: a null vector, and one whose length is never used.
         unsafe {
             let null = (std::ptr::null(), 1);
-            assert_eq!(
-                refused(Io::new(aio_type::READ, 0, FD, 0, null)),
-                libc::EINVAL
-            );
+            assert_eq!(refused(Io::new(aio_type::READ, 0, FD, 0, null)), libc::EINVAL);
             let negative = (iov.as_ptr(), -1);
-            assert_eq!(
-                refused(Io::new(aio_type::READ, 0, FD, 0, negative)),
-                libc::EINVAL
-            );
+            assert_eq!(refused(Io::new(aio_type::READ, 0, FD, 0, negative)), libc::EINVAL);
             let fine = (iov.as_ptr(), 1);
-            assert_eq!(
-                refused(Io::new(aio_type::READ, 0, -1, 0, fine)),
-                libc::EBADF
-            );
+            assert_eq!(refused(Io::new(aio_type::READ, 0, -1, 0, fine)), libc::EBADF);
             assert!(Io::new(aio_type::FLUSH, 0, FD, 0, null).is_ok());
         }
     }
@@ -397,18 +358,9 @@ mod tests {
         }
         let full = Outcome::Done(-libc::ENOSPC);
         assert_eq!(request(aio_type::WRITE, 0, &iov).outcome(0, no_size), full);
-        assert_eq!(
-            request(aio_type::WRITE, 0, &iov).outcome(3, no_size),
-            Outcome::Retry
-        );
-        assert_eq!(
-            request(aio_type::ZONE_APPEND, 0, &iov).outcome(3, no_size),
-            full
-        );
-        assert_eq!(
-            request(aio_type::FLUSH, 0, &[]).outcome(0, no_size),
-            Outcome::Done(0)
-        );
+        assert_eq!(request(aio_type::WRITE, 0, &iov).outcome(3, no_size), Outcome::Retry);
+        assert_eq!(request(aio_type::ZONE_APPEND, 0, &iov).outcome(3, no_size), full);
+        assert_eq!(request(aio_type::FLUSH, 0, &[]).outcome(0, no_size), Outcome::Done(0));
     }
 
     #[test]

@@ -21,9 +21,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         opaque: *mut c_void,
     ) -> Result<(), Errno> {
         self.check_usable()?;
-        let place = self
-            .pool
-            .put(Request::new(io, Owner::Callback { function, opaque }))?;
+        let place = self.pool.put(Request::new(io, Owner::Callback { function, opaque }))?;
         // SAFETY: the place is the request's until it completes.
         unsafe { self.accept(place, dev_max_batch) }.inspect_err(|_| {
             // SAFETY: not accepted, so the request is still ours, and in its place.
@@ -86,8 +84,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         self.queue.reserve(1 + self.in_flight.get())?;
         self.counters.submitted.increment();
         // SAFETY: the caller's promise; the request is new.
-        self.queue
-            .push(unsafe { Request::prepare(request, self.kernel.eventfd()) });
+        self.queue.push(unsafe { Request::prepare(request, self.kernel.eventfd()) });
         self.submit_or_wait(dev_max_batch);
         Ok(())
     }
@@ -143,11 +140,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         let free = (MAX_EVENTS - self.in_flight.get()) as u64;
         let limits = [dev_max_batch, context_limit, free];
         // Never more than MAX_EVENTS or the context's limit, whichever fits a usize.
-        limits
-            .into_iter()
-            .filter(|&limit| limit > 0)
-            .min()
-            .unwrap_or(1) as usize
+        limits.into_iter().filter(|&limit| limit > 0).min().unwrap_or(1) as usize
     }
 
     /// Gives the queue to the kernel, reaps what is complete already, and tells the owners.
@@ -198,9 +191,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     fn io_submit(&self, limit: usize) -> Result<usize, Errno> {
         self.counters.io_submit_calls.increment();
         // SAFETY: requests stay where they are until they complete.
-        let answer = self
-            .queue
-            .submit(limit, |iocbs| unsafe { self.kernel.submit(iocbs) });
+        let answer = self.queue.submit(limit, |iocbs| unsafe { self.kernel.submit(iocbs) });
         // None taken and no error says the same as EAGAIN, and must not be asked again at once.
         let answer = answer.and_then(|taken| match taken {
             0 => Err(Errno(libc::EAGAIN)),

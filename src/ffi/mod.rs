@@ -58,11 +58,7 @@ unsafe fn io_of_qiov(
 fn current_state() -> *mut LinuxAioState {
     let host = ProcessHost::peek();
     let context = host.current_aio_context();
-    if context.is_null() {
-        ptr::null_mut()
-    } else {
-        host.linux_aio_state(context).cast()
-    }
+    if context.is_null() { ptr::null_mut() } else { host.linux_aio_state(context).cast() }
 }
 
 /// The state at `s`, or a report in the name of `function`.
@@ -130,10 +126,7 @@ pub unsafe extern "C" fn laio_cleanup(s: *mut LinuxAioState) {
     }
     if state.outstanding() > 0 {
         let outstanding = state.outstanding();
-        report(
-            NAME,
-            format_args!("waiting for {outstanding} requests that are outstanding"),
-        );
+        report(NAME, format_args!("waiting for {outstanding} requests that are outstanding"));
     }
     // SAFETY: the caller's promise, and checked above.
     unsafe { LinuxAioState::cleanup(s) };
@@ -185,10 +178,7 @@ pub unsafe extern "C" fn laio_detach_aio_context(
     }
     if state.outstanding() > 0 {
         let outstanding = state.outstanding();
-        report(
-            NAME,
-            format_args!("{outstanding} requests are outstanding until the next attach"),
-        );
+        report(NAME, format_args!("{outstanding} requests are outstanding until the next attach"));
     }
 }
 
@@ -223,17 +213,7 @@ pub unsafe extern "C" fn laio_co_submit(
     dev_max_batch: u64,
 ) -> c_int {
     // SAFETY: the caller's promise; the state is the host's answer.
-    unsafe {
-        laio_state_co_submit(
-            current_state(),
-            fd,
-            offset,
-            qiov,
-            r#type,
-            flags,
-            dev_max_batch,
-        )
-    }
+    unsafe { laio_state_co_submit(current_state(), fd, offset, qiov, r#type, flags, dev_max_batch) }
 }
 
 /// Lets requests to the state of the calling thread's event loop gather until laio_io_unplug().
@@ -276,10 +256,7 @@ fn unplug(function: &str, state: &LinuxAioState, dev_max_batch: u64) {
 #[unsafe(no_mangle)]
 pub extern "C" fn laio_has_fdsync(fd: c_int) -> bool {
     if fd < 0 {
-        report(
-            "laio_has_fdsync",
-            format_args!("the descriptor {fd} is negative"),
-        );
+        report("laio_has_fdsync", format_args!("the descriptor {fd} is negative"));
         return false;
     }
     kernel::has_fdsync(fd)
@@ -422,10 +399,7 @@ pub unsafe extern "C" fn laio_set_host_ops(ops: *const LaioHostOps) -> c_int {
     match unsafe { ProcessHost::set(ops) } {
         Ok(()) => 0,
         Err(NotSet::TooLate) => {
-            report(
-                NAME,
-                "too late: hooks were set, or a state or event loop was made, before",
-            );
+            report(NAME, "too late: hooks were set, or a state or event loop was made, before");
             -libc::EBUSY
         }
         Err(NotSet::Bad(reason)) => {
@@ -469,10 +443,7 @@ pub unsafe extern "C" fn laio_loop_free(ctx: *mut AioContext) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn laio_loop_poll(ctx: *mut AioContext, blocking: bool) -> bool {
     if let ProcessHost::Hooks(_) = ProcessHost::peek() {
-        report(
-            "laio_loop_poll",
-            "the program has given hooks for its own event loop",
-        );
+        report("laio_loop_poll", "the program has given hooks for its own event loop");
         return false;
     }
     builtin::poll(ctx, blocking)

@@ -183,12 +183,7 @@ impl Loop {
         let _turn = Turn::enter(self);
         loop {
             let progress = self.run_bottom_halves() | self.run_notifiers();
-            let scheduled = || {
-                self.bottom_halves
-                    .borrow()
-                    .iter()
-                    .any(|bh| bh.scheduled.get())
-            };
+            let scheduled = || self.bottom_halves.borrow().iter().any(|bh| bh.scheduled.get());
             if progress || !blocking {
                 return progress;
             }
@@ -203,10 +198,7 @@ impl Loop {
         let mut event = libc::epoll_event { events, u64: 0 };
         // SAFETY: reads one event.
         if unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, fd, &mut event) } != 0 {
-            report(
-                "laio_attach_aio_context",
-                format_args!("epoll_ctl(2): {:?}", Errno::last()),
-            );
+            report("laio_attach_aio_context", format_args!("epoll_ctl(2): {:?}", Errno::last()));
         }
     }
 }
@@ -220,10 +212,7 @@ struct Turn<'a> {
 impl<'a> Turn<'a> {
     fn enter(of: &'a Loop) -> Self {
         of.polling.set(of.polling.get() + 1);
-        Self {
-            of,
-            outer: POLLED.replace(of.as_context()),
-        }
+        Self { of, outer: POLLED.replace(of.as_context()) }
     }
 }
 
@@ -267,11 +256,7 @@ pub unsafe fn free(context: *mut AioContext) -> Result<(), &'static str> {
     // SAFETY: the reference that `new` left.
     let last = unsafe { Arc::from_raw(ptr::from_ref(freed)) };
     // Not on a thread that is ending, whose list is gone and took its references along.
-    let _ = LOOPS.try_with(|loops| {
-        loops
-            .borrow_mut()
-            .retain(|known| !Arc::ptr_eq(known, &last))
-    });
+    let _ = LOOPS.try_with(|loops| loops.borrow_mut().retain(|known| !Arc::ptr_eq(known, &last)));
     Ok(())
 }
 
@@ -299,10 +284,7 @@ pub fn current() -> *mut AioContext {
     }
     let me = thread_token();
     LOOPS.with_borrow(|loops| {
-        let newest = loops
-            .iter()
-            .rev()
-            .find(|known| known.home.load(Ordering::Relaxed) == me);
+        let newest = loops.iter().rev().find(|known| known.home.load(Ordering::Relaxed) == me);
         newest.map_or(ptr::null_mut(), |known| known.as_context())
     })
 }
@@ -319,9 +301,7 @@ pub fn linux_aio_state(context: *mut AioContext) -> *mut c_void {
     let Some(served) = (unsafe { Loop::from_context(context) }) else {
         return ptr::null_mut();
     };
-    served
-        .notifier(0)
-        .map_or(ptr::null_mut(), |notifier| notifier.opaque)
+    served.notifier(0).map_or(ptr::null_mut(), |notifier| notifier.opaque)
 }
 
 /// See [`Host::bh_new`](super::Host::bh_new).
@@ -334,12 +314,7 @@ pub fn bh_new(
     let Some(owner) = (unsafe { Loop::from_context(context) }) else {
         return ptr::null_mut();
     };
-    let bh = Rc::new(BottomHalf {
-        owner,
-        callback,
-        opaque,
-        scheduled: Cell::new(false),
-    });
+    let bh = Rc::new(BottomHalf { owner, callback, opaque, scheduled: Cell::new(false) });
     let address = Rc::as_ptr(&bh).cast_mut().cast();
     owner.bottom_halves.borrow_mut().push(bh);
     address
@@ -348,9 +323,7 @@ pub fn bh_new(
 /// See [`Host::bh_schedule`](super::Host::bh_schedule) and its counterpart.
 pub fn bh_set_scheduled(bh: *mut QEMUBH, scheduled: bool) {
     // SAFETY: from `bh_new` and not deleted; its loop's list holds it.
-    unsafe { &*bh.cast::<BottomHalf>() }
-        .scheduled
-        .set(scheduled);
+    unsafe { &*bh.cast::<BottomHalf>() }.scheduled.set(scheduled);
 }
 
 /// See [`Host::bh_delete`](super::Host::bh_delete).
@@ -359,10 +332,7 @@ pub fn bh_delete(bh: *mut QEMUBH) {
     let deleted = bh.cast::<BottomHalf>().cast_const();
     // SAFETY: as above; a loop is not freed while it serves a state, whose bottom half this is.
     let owner = unsafe { &*(*deleted).owner };
-    owner
-        .bottom_halves
-        .borrow_mut()
-        .retain(|bh| Rc::as_ptr(bh) != deleted);
+    owner.bottom_halves.borrow_mut().retain(|bh| Rc::as_ptr(bh) != deleted);
 }
 
 /// See [`Host::set_event_notifier`](super::Host::set_event_notifier).
@@ -379,11 +349,7 @@ pub fn set_event_notifier(
     let mut notifiers = watching.notifiers.borrow_mut();
     match handlers {
         Some(handlers) => {
-            notifiers.push(Notifier {
-                fd,
-                handlers,
-                opaque,
-            });
+            notifiers.push(Notifier { fd, handlers, opaque });
             watching.watch(libc::EPOLL_CTL_ADD, fd);
         }
         None => {

@@ -205,10 +205,9 @@ impl Host for ProcessHost {
     fn aio_max_batch(self, context: *mut AioContext) -> u64 {
         match self {
             // SAFETY: as in `hook!`.
-            Self::Hooks(table) => table
-                .ops
-                .aio_max_batch
-                .map_or(0, |hook| unsafe { hook(context) }),
+            Self::Hooks(table) => {
+                table.ops.aio_max_batch.map_or(0, |hook| unsafe { hook(context) })
+            }
             Self::Builtin => 0,
         }
     }
@@ -224,12 +223,7 @@ impl Host for ProcessHost {
 
     fn context_acquire(self, context: *mut AioContext) {
         if let Self::Hooks(HostTable {
-            ops:
-                LaioHostOps {
-                    context_acquire: Some(hook),
-                    ..
-                },
-            ..
+            ops: LaioHostOps { context_acquire: Some(hook), .. }, ..
         }) = self
         {
             // SAFETY: as in `hook!`.
@@ -239,12 +233,7 @@ impl Host for ProcessHost {
 
     fn context_release(self, context: *mut AioContext) {
         if let Self::Hooks(HostTable {
-            ops:
-                LaioHostOps {
-                    context_release: Some(hook),
-                    ..
-                },
-            ..
+            ops: LaioHostOps { context_release: Some(hook), .. }, ..
         }) = self
         {
             // SAFETY: as in `hook!`.
@@ -254,14 +243,7 @@ impl Host for ProcessHost {
 
     fn error_set(self, errp: *mut *mut Error, errno: c_int, message: &CStr) {
         match self {
-            Self::Hooks(HostTable {
-                ops:
-                    LaioHostOps {
-                        error_set: Some(hook),
-                        ..
-                    },
-                ..
-            }) => {
+            Self::Hooks(HostTable { ops: LaioHostOps { error_set: Some(hook), .. }, .. }) => {
                 // SAFETY: as in `hook!`.
                 unsafe { hook(errp, errno, message.as_ptr()) };
             }

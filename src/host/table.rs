@@ -114,10 +114,7 @@ impl fmt::Display for BadTable {
         match self {
             Self::Short(size) => {
                 let needed = size_of::<LaioHostOps>();
-                write!(
-                    f,
-                    "the table's size is {size} bytes and not at least {needed}"
-                )
+                write!(f, "the table's size is {size} bytes and not at least {needed}")
             }
             Self::Unknown => f.write_str("the table has hooks that this version does not know"),
             Self::Missing(name) => write!(f, "the required hook {name} is NULL"),

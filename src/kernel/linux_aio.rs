@@ -33,15 +33,8 @@ impl Context {
     /// Takes up to one event by system call; waits for it when `min` is 1.
     pub(super) fn get_event(&self, min: c_long) -> Option<io_event> {
         let mut event = io_event::default();
-        let zero = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        let timeout = if min == 0 {
-            &raw const zero
-        } else {
-            ptr::null()
-        };
+        let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let timeout = if min == 0 { &raw const zero } else { ptr::null() };
         loop {
             // SAFETY: io_getevents(2) writes at most one event to a place that holds one.
             let taken = check(unsafe {
@@ -106,11 +99,7 @@ impl LinuxAio {
         }
         // SAFETY: the descriptor is new and nobody else's.
         let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self {
-            completions: Completions::SystemCall(Cell::new(None)),
-            context,
-            eventfd,
-        })
+        Ok(Self { completions: Completions::SystemCall(Cell::new(None)), context, eventfd })
     }
 }
 
@@ -152,11 +141,7 @@ impl Kernel for LinuxAio {
 
     fn wait(&self) {
         while !self.has_completions() {
-            let mut poll = libc::pollfd {
-                fd: self.eventfd(),
-                events: libc::POLLIN,
-                revents: 0,
-            };
+            let mut poll = libc::pollfd { fd: self.eventfd(), events: libc::POLLIN, revents: 0 };
             // SAFETY: one descriptor, one entry. A signal only makes the loop look again.
             unsafe { libc::poll(&mut poll, 1, -1) };
             self.clear_eventfd();

@@ -7,12 +7,7 @@
 mod linux_aio;
 mod probe;
 mod ring;
-#[allow(
-    missing_docs,
-    non_camel_case_types,
-    clippy::all,
-    clippy::undocumented_unsafe_blocks
-)]
+#[allow(missing_docs, non_camel_case_types, clippy::all, clippy::undocumented_unsafe_blocks)]
 pub mod sys;
 
 use std::ffi::c_int;
@@ -33,11 +28,7 @@ pub struct Errno(pub c_int);
 impl Errno {
     /// The calling thread's `errno`.
     pub fn last() -> Self {
-        Self(
-            std::io::Error::last_os_error()
-                .raw_os_error()
-                .unwrap_or(libc::EIO),
-        )
+        Self(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
     }
 
     /// The value as C functions of this library return it: negative.

@@ -39,10 +39,7 @@ fn ask_fua() -> Option<bool> {
     }
     // SAFETY: the descriptor is new and nobody else's.
     let file = unsafe { OwnedFd::from_raw_fd(fd) };
-    let empty = libc::iovec {
-        iov_base: std::ptr::null_mut(),
-        iov_len: 0,
-    };
+    let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
     let write = iocb {
         aio_lio_opcode: IOCB_CMD_PWRITEV as u16,
         aio_fildes: file.as_raw_fd() as u32,

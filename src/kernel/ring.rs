@@ -40,9 +40,8 @@ impl Ring {
     ///
     /// `context` came from io_setup(2) in this process and outlives the ring.
     pub unsafe fn of(context: aio_context_t) -> Option<Self> {
-        let header = NonNull::new(std::ptr::with_exposed_provenance_mut::<Header>(
-            context as usize,
-        ))?;
+        let header =
+            NonNull::new(std::ptr::with_exposed_provenance_mut::<Header>(context as usize))?;
         // SAFETY: a context's value is the address of its mapped ring, readable and writable.
         unsafe { Self::at(header) }
     }
@@ -62,11 +61,7 @@ impl Ring {
         }
         // SAFETY: in a ring of the known kind the events follow the header.
         let events = unsafe { header.add(1) }.cast();
-        Some(Self {
-            header,
-            events,
-            slots: fixed.nr,
-        })
+        Some(Self { header, events, slots: fixed.nr })
     }
 
     fn header(&self) -> &Header {
@@ -93,9 +88,7 @@ impl Ring {
         // SAFETY: `slot` is below `slots`, and the kernel writes no slot between head and tail.
         let event = unsafe { self.events.add(slot as usize).read() };
         // Release: the copy is done before the kernel may write the slot again.
-        self.header()
-            .head
-            .store((slot + 1) % self.slots, Ordering::Release);
+        self.header().head.store((slot + 1) % self.slots, Ordering::Release);
         Some(event)
     }
 }
@@ -139,10 +132,7 @@ mod tests {
         unsafe {
             let tail = (*memory).header.tail.load(Ordering::Relaxed);
             (*memory).events[tail as usize].data = data;
-            (*memory)
-                .header
-                .tail
-                .store((tail + 1) % SLOTS as u32, Ordering::Release);
+            (*memory).header.tail.store((tail + 1) % SLOTS as u32, Ordering::Release);
         }
     }
 
