@@ -204,11 +204,13 @@ impl Host for ProcessHost {
 
     fn aio_max_batch(self, context: *mut AioContext) -> u64 {
         match self {
-            // SAFETY: as in `hook!`.
-            Self::Hooks(table) => {
-                table.ops.aio_max_batch.map_or(0, |hook| unsafe { hook(context) })
+            Self::Hooks(HostTable {
+                ops: LaioHostOps { aio_max_batch: Some(hook), .. }, ..
+            }) => {
+                // SAFETY: as in `hook!`.
+                unsafe { hook(context) }
             }
-            Self::Builtin => 0,
+            _ => 0,
         }
     }
 
