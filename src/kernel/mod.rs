@@ -10,6 +10,9 @@ mod ring;
 #[allow(missing_docs, non_camel_case_types, clippy::all, clippy::undocumented_unsafe_blocks)]
 pub mod sys;
 
+#[cfg(target_endian = "big")]
+compile_error!("sys.rs was generated for little-endian targets: generate it for this one");
+
 use std::ffi::c_int;
 use std::fmt;
 use std::os::fd::RawFd;
