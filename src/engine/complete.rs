@@ -29,8 +29,7 @@ impl<K: Kernel, H: Host> State<K, H> {
             Outcome::Retry => {
                 self.counters.retried.increment();
                 // SAFETY: as above. There is room: accepting it reserved that.
-                self.queue.push(unsafe { (*request).iocb() });
-                self.submit_or_wait(0);
+                unsafe { self.enqueue(request) };
             }
         }
     }

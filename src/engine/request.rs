@@ -130,6 +130,8 @@ pub struct Request {
     iocb: UnsafeCell<iocb>,
     io: Io,
     owner: Owner,
+    /// How many queued requests its device wants submitted at once; 0 for the default.
+    dev_max_batch: u64,
     /// Bytes transferred by earlier tries.
     done: Cell<usize>,
     /// The result for a coroutine; `None` until there is one.
@@ -139,24 +141,24 @@ pub struct Request {
 }
 
 impl Request {
-    pub fn new(io: Io, owner: Owner) -> Self {
+    pub fn new(io: Io, owner: Owner, dev_max_batch: u64) -> Self {
         Self {
             iocb: UnsafeCell::new(iocb::default()),
             io,
             owner,
+            dev_max_batch,
             done: Cell::new(0),
             result: Cell::new(None),
             rest: UnsafeCell::new(Vec::new()),
         }
     }
 
-    /// Fills the iocb of the pinned request `this` and returns it. Its completion signals
-    /// `eventfd`.
+    /// Fills the iocb of the pinned request `this`. Its completion signals `eventfd`.
     ///
     /// # Safety
     ///
     /// `this` is valid, and not with the kernel.
-    pub unsafe fn prepare(this: *mut Self, eventfd: RawFd) -> *mut iocb {
+    pub unsafe fn prepare(this: *mut Self, eventfd: RawFd) {
         // SAFETY: the caller's promise.
         let request = unsafe { &*this };
         let io = &request.io;
@@ -180,7 +182,6 @@ impl Request {
         };
         // SAFETY: nobody else looks at the iocb before it is submitted.
         unsafe { request.iocb.get().write(filled) };
-        request.iocb.get()
     }
 
     /// The request whose iocb this is.
@@ -199,6 +200,10 @@ impl Request {
 
     pub fn owner(&self) -> Owner {
         self.owner
+    }
+
+    pub fn dev_max_batch(&self) -> u64 {
+        self.dev_max_batch
     }
 
     pub fn result(&self) -> Option<c_int> {
@@ -312,7 +317,7 @@ mod tests {
 
     fn request(kind: c_int, offset: u64, iov: &[iovec]) -> Request {
         let owner = Owner::Coroutine(std::ptr::null_mut());
-        Request::new(io(kind, offset, iov).unwrap(), owner)
+        Request::new(io(kind, offset, iov).unwrap(), owner, 0)
     }
 
     fn no_size(_: RawFd) -> Option<u64> {

@@ -21,9 +21,10 @@ impl<K: Kernel, H: Host> State<K, H> {
         opaque: *mut c_void,
     ) -> Result<(), Errno> {
         self.check_usable()?;
-        let place = self.pool.put(Request::new(io, Owner::Callback { function, opaque }))?;
+        let owner = Owner::Callback { function, opaque };
+        let place = self.pool.put(Request::new(io, owner, dev_max_batch))?;
         // SAFETY: the place is the request's until it completes.
-        unsafe { self.accept(place, dev_max_batch) }.inspect_err(|_| {
+        unsafe { self.accept(place) }.inspect_err(|_| {
             // SAFETY: not accepted, so the request is still ours, and in its place.
             drop(unsafe { self.pool.take(place) });
         })
@@ -41,11 +42,11 @@ impl<K: Kernel, H: Host> State<K, H> {
         state.check_usable()?;
         let (host, context) = (state.host, state.context.get());
         let coroutine = host.coroutine_self().ok_or(Errno(libc::ENOTSUP))?;
-        let mut on_stack = Request::new(io, Owner::Coroutine(coroutine));
+        let mut on_stack = Request::new(io, Owner::Coroutine(coroutine), dev_max_batch);
         // From here on only this pointer is used: the kernel has the same one.
         let request = &raw mut on_stack;
         // SAFETY: the stack frame stays until the loop below has seen the result.
-        unsafe { state.accept(request, dev_max_batch)? };
+        unsafe { state.accept(request)? };
         loop {
             // SAFETY: as above.
             if let Some(result) = unsafe { (*request).result() } {
@@ -77,21 +78,30 @@ impl<K: Kernel, H: Host> State<K, H> {
 
     /// # Safety
     ///
-    /// `request` stays where it is until it completes.
-    unsafe fn accept(&self, request: *mut Request, dev_max_batch: u64) -> Result<(), Errno> {
+    /// `request` is new, and stays where it is until it completes.
+    unsafe fn accept(&self, request: *mut Request) -> Result<(), Errno> {
         // Room for those in flight as well: a short transfer comes back into the queue, and must
         // not fail there.
         self.queue.reserve(1 + self.in_flight.get())?;
         self.counters.submitted.increment();
-        // SAFETY: the caller's promise; the request is new.
-        self.queue.push(unsafe { Request::prepare(request, self.kernel.eventfd()) });
-        self.submit_or_wait(dev_max_batch);
+        // SAFETY: the caller's promise.
+        unsafe {
+            Request::prepare(request, self.kernel.eventfd());
+            self.enqueue(request);
+        }
         Ok(())
     }
 
-    /// Decides when a request that was just queued goes to the kernel: now, or together with what
-    /// comes until the end of a plug or section.
-    pub(super) fn submit_or_wait(&self, dev_max_batch: u64) {
+    /// Appends a request that is prepared, and for which there is room, to the queue. Decides when
+    /// it goes to the kernel: now, or together with what comes until the end of a plug or section.
+    ///
+    /// # Safety
+    ///
+    /// `request` stays where it is until it completes; that may be before this returns.
+    pub(super) unsafe fn enqueue(&self, request: *mut Request) {
+        // SAFETY: the caller's promise.
+        let (iocb, dev_max_batch) = unsafe { ((*request).iocb(), (*request).dev_max_batch()) };
+        self.queue.push(iocb);
         if !self.blocked.get() {
             if self.queue.len() >= self.batch_limit(dev_max_batch) {
                 self.ioq_submit();
