@@ -406,6 +406,21 @@ fn what_is_queued_goes_on_after_the_next_attach() {
     assert_eq!(script.descriptors(), [1]);
 }
 
+/// In QEMU up to 7.2 another thread may hold the lock and submit while the event loop's thread is
+/// about to run the bottom half. Nothing of the state is looked at before the lock is there.
+#[test]
+fn an_entry_from_the_event_loop_looks_at_nothing_before_it_has_the_lock() {
+    let host = plain_loop();
+    let (state, script) = attached(host);
+    state.plug();
+    Request::new(ignore).submit(state, 1);
+    assert!(host.is_bh_scheduled());
+    host.before_acquire(|| assert!(state.unplug(0)));
+    host.run_bottom_halves();
+    assert_eq!(script.descriptors(), [1]);
+    assert_eq!(state.stats().bh_resumptions, 0, "counted what the other thread had submitted");
+}
+
 /// The host has the state's address until the section ends.
 #[test]
 fn cleanup_is_refused_while_a_deferred_call_is_pending() {

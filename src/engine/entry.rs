@@ -23,11 +23,12 @@ impl<K: Kernel, H: Host> State<K, H> {
     pub(super) unsafe extern "C" fn on_bh(opaque: *mut c_void) {
         // SAFETY: `attach` gave this address to the host.
         let state = unsafe { Self::from_opaque(opaque) };
-        state.bh_scheduled.set(false);
-        if !state.queue.is_empty() {
-            state.counters.bh_resumptions.increment();
-        }
-        state.serve_event_loop();
+        state.serve_event_loop(|| {
+            state.bh_scheduled.set(false);
+            if !state.queue.is_empty() {
+                state.counters.bh_resumptions.increment();
+            }
+        });
     }
 
     /// The eventfd is readable.
@@ -35,8 +36,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         // SAFETY: as in `on_bh`.
         let state = unsafe { Self::from_opaque(opaque) };
         // Before reaping: a completion that comes later makes it readable again.
-        state.kernel.clear_eventfd();
-        state.serve_event_loop();
+        state.serve_event_loop(|| state.kernel.clear_eventfd());
     }
 
     /// The host polls instead of waiting.
@@ -48,7 +48,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// Polling found completions.
     pub(super) unsafe extern "C" fn on_poll_ready(opaque: *mut c_void) {
         // SAFETY: as in `on_bh`.
-        unsafe { Self::from_opaque(opaque) }.serve_event_loop();
+        unsafe { Self::from_opaque(opaque) }.serve_event_loop(|| ());
     }
 
     /// The section in which requests were queued has ended.
@@ -61,12 +61,16 @@ impl<K: Kernel, H: Host> State<K, H> {
 
     /// Completes what is complete, and submits what is queued: control is with the event loop, so
     /// whoever plugged the queue, at any depth, is waiting.
-    fn serve_event_loop(&self) {
+    ///
+    /// `first` runs before that, under the lock of hosts that have one: there another thread may be
+    /// submitting until then.
+    fn serve_event_loop(&self, first: impl FnOnce()) {
         let context = self.context.get();
         if context.is_null() {
             return; // Called once more after the detach.
         }
         self.host.context_acquire(context);
+        first();
         let active = self.activate();
         let base = Base::enter();
         self.in_section(|| self.reap());

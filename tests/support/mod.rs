@@ -30,6 +30,10 @@ pub struct Loop {
     options: Options,
     bottom_halves: RefCell<Vec<BottomHalf>>,
     notifiers: RefCell<Vec<(RawFd, NotifierHandlers, *mut c_void)>>,
+    /// What another thread did before it released the lock.
+    before_acquire: RefCell<Option<Box<dyn FnOnce()>>>,
+    /// Nested event loops lock again: QEMU's lock is recursive.
+    locks: Cell<u32>,
     sections: Cell<u32>,
     deferred: RefCell<Vec<(HostCallback, *mut c_void)>>,
 }
@@ -46,6 +50,11 @@ impl Loop {
     /// A loop for the rest of the test process, so that handles to it are plain references.
     pub fn new(options: Options) -> &'static Self {
         Box::leak(Box::new(Self { options, ..Self::default() }))
+    }
+
+    /// Lets `act` happen in another thread before this one gets the lock the next time.
+    pub fn before_acquire(&self, act: impl FnOnce() + 'static) {
+        self.before_acquire.replace(Some(Box::new(act)));
     }
 
     pub fn is_bh_scheduled(&self) -> bool {
@@ -198,8 +207,16 @@ impl Host for &'static Loop {
         context == self.context()
     }
 
-    fn context_acquire(self, _: *mut AioContext) {}
-    fn context_release(self, _: *mut AioContext) {}
+    fn context_acquire(self, _: *mut AioContext) {
+        let other_thread = self.before_acquire.take();
+        other_thread.into_iter().for_each(|act| act());
+        self.locks.set(self.locks.get() + 1);
+    }
+
+    fn context_release(self, _: *mut AioContext) {
+        self.locks.set(self.locks.get().checked_sub(1).expect("released without being held"));
+    }
+
     fn error_set(self, _: *mut *mut Error, _: c_int, _: &CStr) {}
     fn log(self, _: &CStr) {}
 }
