@@ -69,9 +69,11 @@ impl<K: Kernel, H: Host> State<K, H> {
             return false;
         };
         self.plugs.set(left);
-        let wanted = left == 0 || self.queue.len() >= self.batch_limit(dev_max_batch);
-        if wanted && !self.queue.is_empty() && !self.blocked.get() {
-            self.ioq_submit();
+        if !self.queue.is_empty() && self.may_submit() {
+            let wanted = left == 0 || self.queue.len() >= self.batch_limit(dev_max_batch);
+            if wanted {
+                self.ioq_submit();
+            }
         }
         true
     }
@@ -102,7 +104,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         // SAFETY: the caller's promise.
         let (iocb, dev_max_batch) = unsafe { ((*request).iocb(), (*request).dev_max_batch()) };
         self.queue.push(iocb);
-        if !self.blocked.get() {
+        if self.may_submit() {
             if self.queue.len() >= self.batch_limit(dev_max_batch) {
                 self.ioq_submit();
             } else if self.plugs.get() > 0 {
@@ -117,10 +119,16 @@ impl<K: Kernel, H: Host> State<K, H> {
         self.settle();
     }
 
+    /// Whether to offer the kernel anything at all. While detached only [`drain`](Self::drain)
+    /// does: there is no context to ask for its limits, and a deferred call would come too late.
+    fn may_submit(&self) -> bool {
+        self.is_attached() && !self.blocked.get()
+    }
+
     /// Submits what waited for the end of a plug or section, if that has come.
     pub(super) fn flush(&self) {
-        let waiting = self.plugs.get() > 0 || self.sections.get() > 0 || self.blocked.get();
-        if !waiting && !self.queue.is_empty() {
+        let waiting = self.plugs.get() > 0 || self.sections.get() > 0;
+        if !waiting && !self.queue.is_empty() && self.may_submit() {
             self.ioq_submit();
         }
     }
