@@ -183,26 +183,22 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// so that a host that answers each failure with a new request gets its event loop back.
     fn submit_queue(&self) {
         let mut budget = self.queue.len();
-        let mut blocked = false;
+        self.blocked.set(false);
         while budget > 0 && !self.queue.is_empty() {
             let free = MAX_EVENTS - self.in_flight.get();
             if free == 0 {
-                blocked = true;
+                self.blocked.set(true);
                 break;
             }
             match self.io_submit(free.min(budget)) {
                 Ok(taken) => budget -= taken,
-                Err(Errno(libc::EAGAIN)) => {
-                    blocked = true;
-                    break;
-                }
+                Err(Errno(libc::EAGAIN)) => break,
                 Err(errno) => {
                     budget -= 1;
                     self.fail_first(errno);
                 }
             }
         }
-        self.blocked.set(blocked);
     }
 
     /// One io_submit(2) of up to `limit` requests; how many the kernel took.
@@ -215,6 +211,8 @@ impl<K: Kernel, H: Host> State<K, H> {
             0 => Err(Errno(libc::EAGAIN)),
             taken => Ok(taken),
         });
+        // At once: the owner of a request that failed may submit more, or wait for what is queued.
+        self.blocked.set(answer == Err(Errno(libc::EAGAIN)));
         match answer {
             Ok(taken) => {
                 self.in_flight.set(self.in_flight.get() + taken);
