@@ -360,7 +360,7 @@ static int file_on_a_small_file_system(size_t bytes)
         put_text("/proc/self/setgroups", "deny");
         put_text("/proc/self/gid_map", gid_map);
     }
-    CHECK_EQ(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
+    CHECK_EQ(mount("none", "/", "none", MS_REC | MS_PRIVATE, NULL), 0);
     CHECK_EQ(mount("small", "/tmp", "tmpfs", 0, options), 0);
     int fd = open("/tmp/file", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     CHECK_GE(fd, 0);
@@ -404,7 +404,7 @@ static void closed_descriptor_is_ebadf(void)
     Rig rig = rig_new();
     int fd = test_file(0);
     close(fd);
-    char buffer[BLOCK];
+    char buffer[BLOCK] = {0};
     FOR_EACH_WAY(way) {
         for (int i = 0; i < 3; i++) {
             const int types[] = {QEMU_AIO_READ, QEMU_AIO_WRITE, QEMU_AIO_FLUSH};
