@@ -1,0 +1,72 @@
+# The front door. The library is built by cargo, the C programs by meson, which runs cargo.
+#
+# SPDX-License-Identifier: MIT OR Apache-2.0
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+BUILD_DIR ?= build
+INSTALL_BUILD_DIR ?= build-install
+CC ?= cc
+CFLAGS ?= -O2
+CARGO_TARGET_DIR ?= target
+export BUILD_DIR
+
+demo_bench = $(BUILD_DIR)/demo/laio-bench
+bench_sources = $(addprefix bench/,laio-bench.c options.c report.c workload.c histogram.c pattern.c)
+version = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+# What Rust's standard library needs of the system in a static link.
+rust_libs = -lgcc_s -lutil -lrt -lpthread -lm -ldl
+
+.PHONY: help all demo demo-build check bench header install clean
+
+help:
+	@echo 'make demo     a million completions that would each nest, on a sparse image: see it work'
+	@echo 'make check    every test'
+	@echo 'make all      build the library and the C programs into $(BUILD_DIR)/'
+	@echo 'make bench    laio-bench against fio on the same files; BENCH_ARGS="--reps 3 --json FILE"'
+	@echo 'make header   regenerate include/laio.h from src/'
+	@echo 'make install  library, header, laio.pc and laio-bench; PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
+	@echo 'make clean    remove what these have built'
+# (help) more front doors: check-qemu, bench-qemu, soak
+
+all: $(BUILD_DIR)/build.ninja
+	meson compile -C $(BUILD_DIR)
+
+$(BUILD_DIR)/build.ninja:
+	tools/install-deps.sh check
+	meson setup $(BUILD_DIR)
+
+# Without meson, so that a machine with Rust and a C compiler alone shows it.
+demo: demo-build
+	tools/demo.sh "$(abspath $(demo_bench))"
+
+demo-build:
+	tools/install-deps.sh build
+	cargo build --release --lib
+	@mkdir -p $(dir $(demo_bench))
+	$(CC) -std=gnu11 $(CFLAGS) -D_GNU_SOURCE -DLAIO_BENCH_VERSION='"$(version)"' -Iinclude \
+		-o $(demo_bench) $(bench_sources) $(CARGO_TARGET_DIR)/release/liblaio.a $(rust_libs)
+
+check:
+	tools/check.sh
+
+bench: demo-build
+	tools/install-deps.sh bench
+	bench/compare-fio.sh $(BENCH_ARGS) $(demo_bench)
+
+header:
+	cargo run --quiet -p xtask -- header
+
+install:
+	tools/install-deps.sh install
+	meson setup $$([ -f $(INSTALL_BUILD_DIR)/build.ninja ] && echo --reconfigure) \
+		--prefix "$(abspath $(PREFIX))" --buildtype release $(INSTALL_BUILD_DIR)
+	DESTDIR="$(DESTDIR)" meson install -C $(INSTALL_BUILD_DIR)
+
+clean:
+	cargo clean
+	rm -rf $(BUILD_DIR) $(INSTALL_BUILD_DIR)
+
+# --- QEMU tree (qemu/): check-qemu, bench-qemu ---
+
+# --- simulator and fault injection: soak ---

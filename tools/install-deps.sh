@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Installs what is missing of Debian's packages for one or more purposes.
+# SPDX-License-Identifier: MIT OR Apache-2.0
+set -euo pipefail
+
+usage() {
+    cat <<'END'
+Usage: tools/install-deps.sh PURPOSE...
+
+  build      a C compiler and linker, for the library and laio-bench
+  check      meson, ninja, pkg-config, python3, GLib's headers, valgrind
+  install    meson, ninja, pkg-config, python3, for make install
+  bench      fio
+  bindings   libclang, to regenerate the kernel bindings (nobody else needs it)
+
+Installs with apt-get as root or by passwordless sudo. Where it may not, it prints the line to
+type, and fails. What is there already is left alone, wherever it came from.
+END
+}
+
+die() {
+    printf 'install-deps.sh: %s\n' "$1" >&2
+    exit 1
+}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+has_glib_headers() {
+    if has pkg-config; then pkg-config --exists glib-2.0; else return 1; fi
+}
+
+has_libclang() {
+    [[ -n ${LIBCLANG_PATH:-} ]] || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null ||
+        compgen -G '/usr/lib/*/libclang*.so*' >/dev/null
+}
+
+packages=()
+
+# Adds the packages unless the command before them succeeds: need CHECK ARGUMENT -- PACKAGE...
+need() {
+    local check=() package
+    while [[ $1 != -- ]]; do
+        check+=("$1")
+        shift
+    done
+    shift
+    "${check[@]}" && return
+    for package in "$@"; do
+        [[ " ${packages[*]-} " == *" $package "* ]] || packages+=("$package")
+    done
+}
+
+collect() {
+    case $1 in
+    build)
+        need has cc -- gcc libc6-dev
+        ;;
+    install)
+        collect build
+        need has python3 -- python3
+        need has meson -- meson
+        need has ninja -- ninja-build
+        need has pkg-config -- pkg-config
+        ;;
+    check)
+        collect install
+        need has_glib_headers -- libglib2.0-dev
+        need has valgrind -- valgrind
+        ;;
+    bench)
+        collect install
+        need has fio -- fio
+        ;;
+    bindings)
+        need has_libclang -- libclang-14-dev
+        ;;
+    *)
+        die "$1: unknown purpose (see --help)"
+        ;;
+    esac
+}
+
+install() {
+    local command=("$@") apt=(env DEBIAN_FRONTEND=noninteractive apt-get)
+    # The lists of a fresh machine or container are empty or old, so once more after an update.
+    "${command[@]}" "${apt[@]}" install -y --no-install-recommends "${packages[@]}" </dev/null ||
+        { "${command[@]}" "${apt[@]}" update </dev/null &&
+            "${command[@]}" "${apt[@]}" install -y --no-install-recommends "${packages[@]}" \
+                </dev/null; }
+}
+
+check_rust() {
+    has cargo || die "cargo is missing; install Rust 1.85 or later: \
+curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
+}
+
+(($# > 0)) || { usage >&2 && exit 2; }
+for purpose in "$@"; do
+    case $purpose in
+    -h | --help) usage && exit 0 ;;
+    *) collect "$purpose" ;;
+    esac
+done
+check_rust
+((${#packages[@]} > 0)) || exit 0
+
+line="apt-get install -y --no-install-recommends ${packages[*]}"
+if ! has apt-get; then
+    die "missing, and there is no apt-get here; install what these Debian packages hold: ${packages[*]}"
+fi
+if [[ $(id -u) -eq 0 ]]; then
+    echo "installing: ${packages[*]}"
+    install || die "could not install them; try: apt-get update && $line"
+elif has sudo && sudo -n true 2>/dev/null; then
+    echo "installing: ${packages[*]}"
+    install sudo -n || die "could not install them; try: sudo apt-get update && sudo $line"
+else
+    die "missing; type: sudo $line"
+fi
