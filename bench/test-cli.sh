@@ -204,6 +204,40 @@ else
     echo "# no O_DIRECT in $dir: its two tests left out"
 fi
 
+# A block device is not written to by accident.
+if loop=$(losetup -f --show data 2>/dev/null); then
+    trap 'losetup -d "$loop"; rm -rf "$dir"' EXIT
+    before=$(sha256sum <data)
+    for option in -w --verify; do
+        rejects "$loop: a block device, whose contents $option would destroy; --yes" $option "$loop"
+    done
+    result "$([[ $(sha256sum <data) == "$before" ]] && echo yes || echo no)" 'and it is as before'
+    run --verify --yes -c 256 "$loop"
+    prints 'a block device, with --yes' '^.*: 1 MiB, .*'
+    run --verify-only --seed 1 -c 1 "$loop"
+    fails 'reading one wants no --yes' 1 'wrong data'
+else
+    echo "# no loop devices here: the tests of block devices left out"
+fi
+
+# Progress, but only on a terminal.
+progress='import os, pty, subprocess, sys
+outer, inner = pty.openpty()
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=inner)
+os.close(inner)
+seen = b""
+while b"requests/s" not in seen:
+    try:
+        seen += os.read(outer, 4096)
+    except OSError:
+        break
+child.terminate()
+child.wait()
+sys.stdout.buffer.write(seen)'
+status=0
+timeout 60 python3 -c "$progress" "$bench" -c 100000000000 hole >out 2>err || status=$?
+prints 'progress on a terminal' 'reading +[0-9.]+ %, [0-9]+ requests/s'
+
 # A signal ends it with the summary.
 catches() {
     local pid=$1 number=$2 caught
