@@ -30,8 +30,8 @@ has_glib_headers() {
 }
 
 has_libclang() {
-    [[ -n ${LIBCLANG_PATH:-} ]] || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null ||
-        compgen -G '/usr/lib/*/libclang*.so*' >/dev/null
+    # The one of the -dev package, which brings the compiler's own headers along.
+    [[ -n ${LIBCLANG_PATH:-} ]] || compgen -G '/usr/lib/llvm-*/lib/libclang.so' >/dev/null
 }
 
 packages=()
