@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <linux/aio_abi.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -181,6 +182,55 @@ static void fua_write_writes(void)
     }
     free(buffer);
     free(found);
+    close(fd);
+    rig_free(rig);
+}
+
+/* Bytes of the file's first page, which is mapped at `page`, that are not on storage yet. */
+static unsigned long dirty_kilobytes(const void *page)
+{
+    char line[512];
+    unsigned long start, end, dirty = 0, kilobytes;
+    bool ours = false;
+    FILE *smaps = fopen("/proc/self/smaps", "re");
+    CHECK(smaps);
+    while (fgets(line, sizeof(line), smaps)) {
+        if (sscanf(line, "%lx-%lx ", &start, &end) == 2) {
+            ours = start == (uintptr_t)page;
+        } else if (ours && (sscanf(line, "Private_Dirty: %lu", &kilobytes) == 1
+                            || sscanf(line, "Shared_Dirty: %lu", &kilobytes) == 1)) {
+            dirty += kilobytes;
+        }
+    }
+    fclose(smaps);
+    return dirty;
+}
+
+/* Without the flag a write only dirties the page cache, and the system writes it back much later. */
+static void fua_write_is_on_storage(void)
+{
+    enum { TRIES = 1000 };
+    Rig rig = rig_new();
+    int fd = test_file(0);
+    char *buffer = aligned_buffer(BLOCK);
+    CHECK_EQ(ftruncate(fd, BLOCK), 0);
+    volatile char *page = mmap(NULL, BLOCK, PROT_READ, MAP_SHARED, fd, 0);
+    CHECK(page != MAP_FAILED);
+    FOR_EACH_WAY(way) {
+        Io io = io_of(QEMU_AIO_WRITE, fd, 0, buffer, BLOCK);
+        unsigned tries = 0;
+        do {
+            CHECK(++tries <= TRIES);
+            CHECK_EQ(way_do(way, rig, &io), 0);
+            (void)page[0];
+        } while (dirty_kilobytes((const void *)page) == 0);
+        io.flags = BDRV_REQ_FUA;
+        CHECK_EQ(way_do(way, rig, &io), 0);
+        (void)page[0];
+        CHECK_EQ(dirty_kilobytes((const void *)page), 0);
+    }
+    munmap((void *)page, BLOCK);
+    free(buffer);
     close(fd);
     rig_free(rig);
 }
@@ -497,6 +547,7 @@ static const TestCase cases[] = {
      HOST_HEARING & ~HOST_MINIMAL},
     {"flush of a pipe is EINVAL", flush_of_a_pipe_is_einval, HOST_HEARING},
     {"FUA write writes", fua_write_writes, HOST_HEARING},
+    {"FUA write is on storage", fua_write_is_on_storage, HOST_HEARING},
     {"zone append writes at its offset", zone_append_writes_at_its_offset, HOST_HEARING},
     {"vectors are scattered and gathered", vectors_are_scattered_and_gathered, HOST_HEARING},
     {"short read is filled with zeros", short_read_is_filled_with_zeros, HOST_HEARING},

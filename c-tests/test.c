@@ -217,10 +217,36 @@ static bool wanted(const TestCase *test, const char *filter)
     return !filter || strstr(test->name, filter);
 }
 
+/* The variants that the environment's LAIO_TEST_HOSTS names, or all. */
+static unsigned wanted_hosts(void)
+{
+    const char *names = getenv("LAIO_TEST_HOSTS");
+    unsigned hosts = 0;
+    if (!names) {
+        return HOST_ANY;
+    }
+    while (*names) {
+        size_t length = strcspn(names, ",");
+        int v = 0;
+        while (v < HOST_VARIANTS && (strlen(host_variants[v].name) != length
+                                     || strncmp(host_variants[v].name, names, length) != 0)) {
+            v++;
+        }
+        if (v == HOST_VARIANTS) {
+            printf("Bail out! LAIO_TEST_HOSTS names a host that there is not: %s\n", names);
+            exit(2);
+        }
+        hosts |= 1u << v;
+        names += length + (names[length] == ',');
+    }
+    return hosts;
+}
+
 int test_main(int argc, char **argv, const TestCase *cases, size_t count)
 {
     const char *filter = argc > 1 ? argv[1] : NULL;
     unsigned number = 0, failed = 0;
+    unsigned hosts = wanted_hosts();
     report_to = stdout;
     for (size_t i = 0; i < count; i++) {
         if (!wanted(&cases[i], filter)) {
@@ -230,7 +256,7 @@ int test_main(int argc, char **argv, const TestCase *cases, size_t count)
             failed += !run(&cases[i], NULL, ++number);
         }
         for (int v = 0; v < HOST_VARIANTS; v++) {
-            if (cases[i].hosts & (1u << v)) {
+            if (cases[i].hosts & hosts & (1u << v)) {
                 failed += !run(&cases[i], &host_variants[v], ++number);
             }
         }

@@ -21,7 +21,8 @@ typedef struct TestCase {
     unsigned hosts;
 } TestCase;
 
-/* Runs the cases whose names contain argv[1], or all. */
+/* Runs the cases whose names contain argv[1], or all, in the hosts that the environment's
+ * LAIO_TEST_HOSTS lists (their names, with commas), or in all. */
 int test_main(int argc, char **argv, const TestCase *cases, size_t count);
 #define TEST_MAIN(cases)                                                                           \
     int main(int argc, char **argv)                                                                \
