@@ -128,6 +128,58 @@ static void detach_with_requests_outstanding_then_attach_elsewhere(void)
     detach_with_requests_outstanding(true);
 }
 
+/* None is in flight, so that no eventfd tells the new event loop of them. */
+static void requests_that_were_only_queued_go_on_after_the_attach(void)
+{
+    Rig rig = rig_new();
+    int fd = hole_file();
+    char *buffer = aligned_buffer(BLOCK);
+    Io ios[5];
+    laio_state_io_plug(rig.state);
+    for (int i = 0; i < 5; i++) {
+        ios[i] = io_of(QEMU_AIO_READ, fd, 0, buffer, BLOCK);
+        io_start(rig.state, &ios[i]);
+    }
+    CHECK_EQ(state_stats(rig.state).in_flight, 0);
+    laio_detach_aio_context(rig.state, rig.ctx);
+    EXPECT_LOG("laio_detach_aio_context: 5 requests are outstanding until the next attach");
+    laio_attach_aio_context(rig.state, rig.ctx);
+    io_finish(rig.ctx, ios, 5);
+    laio_state_io_unplug(rig.state, 0);
+    free(buffer);
+    close(fd);
+    rig_free(rig);
+}
+
+/* Those in flight complete while nobody listens; their signals may be read by then. */
+static void requests_that_completed_while_detached_are_found(void)
+{
+    Rig rig = rig_new();
+    int fd = test_file(O_DIRECT);
+    char *buffer = aligned_buffer(BLOCK);
+    Io flush = io_of(QEMU_AIO_FLUSH, fd, 0, NULL, 0);
+    LaioStats stats;
+    /* A flush is another kernel thread's; until one is not complete at once. */
+    do {
+        CHECK_EQ(pwrite(fd, buffer, BLOCK, 0), BLOCK);
+        io_start(rig.state, &flush);
+        stats = state_stats(rig.state);
+        if (stats.in_flight == 0) {
+            io_finish(rig.ctx, &flush, 1);
+        }
+    } while (stats.in_flight == 0);
+    laio_detach_aio_context(rig.state, rig.ctx);
+    EXPECT_LOG("laio_detach_aio_context: 1 requests are outstanding until the next attach");
+    CHECK_EQ(fsync(fd), 0);
+    CHECK_EQ(flush.completions, 0);
+    laio_attach_aio_context(rig.state, rig.ctx);
+    io_finish(rig.ctx, &flush, 1);
+    CHECK_EQ(flush.ret, 0);
+    free(buffer);
+    close(fd);
+    rig_free(rig);
+}
+
 /* One completion of many detaches the state. */
 typedef struct Detacher {
     Rig rig;
@@ -510,6 +562,10 @@ static const TestCase cases[] = {
      HOST_HEARING},
     {"detach with requests outstanding, then attach elsewhere",
      detach_with_requests_outstanding_then_attach_elsewhere, HOST_HEARING},
+    {"requests that were only queued go on after the attach",
+     requests_that_were_only_queued_go_on_after_the_attach, HOST_ANY},
+    {"requests that completed while detached are found",
+     requests_that_completed_while_detached_are_found, HOST_HEARING},
     {"a completion detaches its state", a_completion_detaches_its_state, HOST_HEARING},
     {"states come and go without a trace", states_come_and_go_without_a_trace,
      HOST_QEMU | HOST_BUILTIN},

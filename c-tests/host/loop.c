@@ -407,7 +407,9 @@ uint64_t loop_max_batch(AioContext *ctx)
 
 void host_set_max_batch(AioContext *ctx, uint64_t max_batch)
 {
-    ctx->max_batch = max_batch;
+    if (!host->builtin) {
+        ctx->max_batch = max_batch;
+    }
 }
 
 HostCounts host_counts(AioContext *ctx)
