@@ -9,7 +9,7 @@ Usage: compare-fio.sh [--reps N] [--scale PERCENT] [--dir DIR] [--json FILE] [LA
 
 Reads a hole with O_DIRECT, the page cache, and real blocks with O_DIRECT, sequentially and at
 random, 4 KiB a request, at depth 1, 32 and 128. In each of N repetitions (default 5) laio-bench
-and fio run one after the other, so that what else the machine does strikes both.
+and fio run one after the other, so that what else the machine does strikes both; every second time the other way round.
 
 fio runs twice: "plain" as it comes, which measures latency, as laio-bench does; and "tuned" with
 its clock calls off (gtod_reduce) and its requests batched, which are the settings for its highest
@@ -101,14 +101,15 @@ run_fio() {
     fio "${options[@]}" | awk -F';' 'NF > 8 { print $8 }'
 }
 
-# Lines "laio plain tuned", one a repetition.
+# Lines "laio plain tuned", one a repetition. Every second one runs them the other way round.
 measure() {
-    local what=$1 pattern=$2 depth=$3 count i
+    local what=$1 pattern=$2 depth=$3 count i laio plain tuned
     count=$(requests "$what" "$depth")
     for ((i = 0; i < reps; i++)); do
-        echo "$(run_laio "$what" "$pattern" "$depth" "$count")" \
-            "$(run_fio "$what" "$pattern" "$depth" "$count" plain)" \
-            "$(run_fio "$what" "$pattern" "$depth" "$count" tuned)"
+        ((i % 2)) && tuned=$(run_fio "$@" "$count" tuned) && plain=$(run_fio "$@" "$count" plain)
+        laio=$(run_laio "$@" "$count")
+        ((i % 2)) || { plain=$(run_fio "$@" "$count" plain) && tuned=$(run_fio "$@" "$count" tuned); }
+        echo "$laio $plain $tuned"
     done
 }
 
