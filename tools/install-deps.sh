@@ -8,8 +8,9 @@ usage() {
 Usage: tools/install-deps.sh PURPOSE...
 
   build      a C compiler and linker, for the library and laio-bench
-  check      meson, ninja, pkg-config, python3, GLib's headers, valgrind
-  install    meson, ninja, pkg-config, python3, for make install
+  install    meson, ninja, pkg-config, python3, and what meson looks for to configure the tests:
+             a C++ compiler and GLib's headers
+  check      all that and valgrind
   bench      fio
   bindings   libclang, to regenerate the kernel bindings (nobody else needs it)
 
@@ -61,14 +62,15 @@ collect() {
         need has meson -- meson
         need has ninja -- ninja-build
         need has pkg-config -- pkg-config
+        need has c++ -- g++
+        need has_glib_headers -- libglib2.0-dev
         ;;
     check)
         collect install
-        need has_glib_headers -- libglib2.0-dev
         need has valgrind -- valgrind
         ;;
     bench)
-        collect install
+        collect build
         need has fio -- fio
         ;;
     bindings)
