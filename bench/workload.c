@@ -2,7 +2,6 @@
 #include "workload.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -245,7 +244,7 @@ static void on_flushed(void *opaque, int ret)
     Workload *w = opaque;
 
     w->outstanding--;
-    if (ret < 0 && w->failure.kind == FAILED_NOT) {
+    if (ret < 0) {
         die(EXIT_IO, "%s: flush: %s", w->options->image, strerror(-ret));
     }
 }
@@ -254,10 +253,11 @@ static void on_flushed(void *opaque, int ret)
 static void flush(Workload *w)
 {
     int fd = w->image->fd;
+    int ret;
 
     if (laio_has_fdsync(fd)) {
         w->outstanding++;
-        int ret = laio_state_submit(w->state, fd, 0, NULL, 0, QEMU_AIO_FLUSH, 0, 0, on_flushed, w);
+        ret = laio_state_submit(w->state, fd, 0, NULL, 0, QEMU_AIO_FLUSH, 0, 0, on_flushed, w);
         if (ret < 0) {
             die(EXIT_IO, "%s: flush: %s", w->options->image, strerror(-ret));
         }
