@@ -92,8 +92,8 @@ static void print_pass(const Options *options, const Pass *pass)
 
 static void print_stats(const LaioStats *stats)
 {
-    printf("library       %" PRIu64 " submitted, %" PRIu64 " completed, %" PRIu64 " failed, %" PRIu64
-           " retried, %" PRIu64 " in queue, %" PRIu64 " in flight\n",
+    printf("library       %" PRIu64 " submitted, %" PRIu64 " completed, %" PRIu64 " failed, "
+           "%" PRIu64 " retried, %" PRIu64 " in queue, %" PRIu64 " in flight\n",
            stats->submitted, stats->completed, stats->failed, stats->retried, stats->in_queue,
            stats->in_flight);
     printf("io_submit(2)  %" PRIu64 " calls, largest batch %" PRIu64 ", %" PRIu64 " times EAGAIN\n",

@@ -153,7 +153,7 @@ if [[ $expected == 00 ]]; then printf '\1' >zeros; fi
 dd if=zeros of=data bs=1 count=1 seek=700001 conv=notrunc status=none
 run --verify-only --seed 5 -c 256 -d 1 data
 fails 'one wrong byte of the image is named' 1 \
-    "wrong data in the 4096 bytes at offset 696320: first at offset 700001, 0x0[01] instead of 0x$expected"
+    "in the 4096 bytes at offset 696320: first at offset 700001, 0x0[01] instead of 0x$expected"
 run --verify-only --seed 5 -c 170 data
 prints 'requests before the wrong byte pass' 'every byte compared'
 run --verify-only --seed 5 --json -c 256 data
@@ -167,11 +167,11 @@ run --verify -r -c 1000 -s 3 -d 64 data
 prints 'random, tiny requests' 'every byte compared'
 run --verify -s 1m -c 3 -d 2 data
 prints 'one request is the whole image' 'every byte compared'
-result "$([[ $(stat -c %s data) -eq 1048576 ]] && echo yes || echo no)" 'the image is as long as before'
+result "$([[ $(stat -c %s data) -eq 1048576 ]] && echo yes || echo no)" 'the image is no longer'
 dd if=/dev/zero of=kept bs=4096 count=4 status=none
 run -w -c 10 --offset 8k kept
-result "$([[ $status -eq 0 ]] && cmp -s -n 8192 kept /dev/zero && ! cmp -s -i 8192 -n 8192 kept /dev/zero &&
-    echo yes || echo no)" 'writes behind --offset, and nothing before it'
+result "$([[ $status -eq 0 ]] && cmp -s -n 8192 kept /dev/zero &&
+    ! cmp -s -i 8192 -n 8192 kept /dev/zero && echo yes || echo no)" 'writes behind --offset, and nothing before it'
 before=$(sha256sum <data)
 run -r -c 1000 data
 result "$([[ $(sha256sum <data) == "$before" ]] && echo yes || echo no)" 'reading changes nothing'
@@ -199,7 +199,8 @@ if dd if=hole of=/dev/null iflag=direct bs=4k count=1 status=none 2>/dev/null; t
     run --direct --verify -c 1000 -d 32 data
     prints '--direct' '1 MiB, O_DIRECT; '
     run --direct -s 1000 data
-    fails '--direct, misaligned' 1 'read of 1000 bytes at offset 0: Invalid argument \(--direct wants'
+    fails '--direct, misaligned' 1 \
+        'read of 1000 bytes at offset 0: Invalid argument \(--direct wants'
 else
     echo "# no O_DIRECT in $dir: its two tests left out"
 fi

@@ -108,7 +108,7 @@ check_rust
 
 line="apt-get install -y --no-install-recommends ${packages[*]}"
 if ! has apt-get; then
-    die "missing, and there is no apt-get here; install what these Debian packages hold: ${packages[*]}"
+    die "missing, and no apt-get here; install what these packages of Debian hold: ${packages[*]}"
 fi
 if [[ $(id -u) -eq 0 ]]; then
     echo "installing: ${packages[*]}"
