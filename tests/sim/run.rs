@@ -128,10 +128,12 @@ fn report(world: &World, what: &str) -> ! {
 
 fn tell(what: &str) {
     let seed = SEED.get();
-    let _ = writeln!(
-        std::io::stderr().lock(),
-        "simulation FAILED: seed {seed}, {what}\nreplay it: LAIO_SIM_SEED={seed} cargo test --test sim"
+    // In one piece: the other worker may fail as well.
+    let report = format!(
+        "simulation FAILED: seed {seed}, {what}\n\
+         replay it: LAIO_SIM_SEED={seed} cargo test --test sim\n"
     );
+    let _ = std::io::stderr().write_all(report.as_bytes());
     if std::env::var_os("LAIO_SIM_NO_SHRINK").is_none() {
         shrink::shrink(seed);
     }

@@ -29,6 +29,10 @@ pub fn run(tape: Tape, tracing: bool, on_failure: fn(&World, &str) -> !) -> Summ
         world.count_step();
         world.act(Place::Top);
         world.check_at_rest();
+        world.check(
+            world.sections.get() == world.own_sections.get(),
+            "the engine left a section open, or ended one that is not its own",
+        );
     }
     let summary = world.finish();
     // SAFETY: all states, callbacks and coroutines are gone.
@@ -56,6 +60,9 @@ struct Decision {
     first: Option<usize>,
     at_bound: u64,
     eagain: u64,
+    io_submit_calls: u64,
+    /// A plug is left, or a section is open.
+    gathers: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -126,7 +133,9 @@ impl World {
         match self.engine(slot).check_cleanup() {
             Ok(()) => {}
             Err(Refusal::DeferredCall) => {
-                return self.check(self.config.defers, "a deferred call that cannot be");
+                let engine = self.slots[slot].engine.get();
+                let pending = self.deferred.borrow().iter().any(|call| call.1 == engine.cast());
+                return self.check(pending, "a state waits for a deferred call that is not there");
             }
             Err(_) => return self.check(!self.is_top(), "an idle state cannot be freed"),
         }
@@ -257,14 +266,6 @@ impl World {
     fn check_prompt(&self, decision: &Decision) {
         let slot = decision.slot;
         let model = self.model(slot);
-        let excused = !self.is_top()
-            || self.slots[slot].ring.refused.get()
-            || model.counts.get().eagain > decision.eagain
-            || self.slots[slot].ring.in_flight() >= laio::kernel::MAX_EVENTS
-            || self.engine(slot).stats().at_bound > decision.at_bound;
-        if excused {
-            return;
-        }
         let limit = match self.config.context_batch {
             0 => 32,
             limit => limit,
@@ -273,6 +274,22 @@ impl World {
             0 => limit,
             batch => batch.min(limit),
         };
+        let gathering = decision.gathers && (decision.queued as u64) < limit;
+        // A ring that is nearly full wants what it can get.
+        if gathering && self.slots[slot].ring.in_flight() < 900 {
+            self.check(
+                model.counts.get().io_submit_calls == decision.io_submit_calls,
+                "submitted although a plug or section gathers",
+            );
+        }
+        let excused = !self.is_top()
+            || self.slots[slot].ring.refused.get()
+            || model.counts.get().eagain > decision.eagain
+            || self.slots[slot].ring.in_flight() >= laio::kernel::MAX_EVENTS
+            || self.engine(slot).stats().at_bound > decision.at_bound;
+        if excused {
+            return;
+        }
         let gathers = model.plugs.get() > 0 || self.sections.get() > 0;
         let queued = model.queue.borrow().len();
         self.check(queued == 0 || gathers, "requests are kept back without a reason");
@@ -293,6 +310,8 @@ impl World {
             first: queue.front().copied(),
             at_bound: self.engine(slot).stats().at_bound,
             eagain: self.model(slot).counts.get().eagain,
+            io_submit_calls: self.model(slot).counts.get().io_submit_calls,
+            gathers: self.model(slot).plugs.get() > 0,
         }
     }
 
@@ -435,17 +454,19 @@ impl World {
 
     fn begin(&'static self) {
         self.trace(|| "a section begins".into());
+        self.own_sections.set(self.own_sections.get() + 1);
         SimHost(self).defer_begin();
     }
 
     fn end(&'static self) {
         self.trace(|| "a section ends".into());
+        self.own_sections.set(self.own_sections.get() - 1);
         SimHost(self).defer_end();
     }
 
     /// Leaves a section open, or ends it.
     fn begin_or_end(&'static self) {
-        match self.sections.get() {
+        match self.own_sections.get() {
             0 if self.config.defers => self.begin(),
             0 => {}
             _ => self.end(),
@@ -533,7 +554,7 @@ impl World {
     fn finish(&'static self) -> Summary {
         self.trace(|| "the end begins".into());
         self.calm.set(true);
-        while self.sections.get() > 0 {
+        while self.own_sections.get() > 0 {
             self.end();
         }
         for slot in 0..self.slots.len() {

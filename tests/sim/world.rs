@@ -119,7 +119,9 @@ pub struct World {
     pub running: RefCell<Vec<usize>>,
     /// Coroutines that will be resumed by the event loop.
     pub wakes: RefCell<Vec<usize>>,
+    /// Sections open, and those that the scenario opened itself.
     pub sections: Cell<u32>,
+    pub own_sections: Cell<u32>,
     pub deferred: RefCell<Vec<(HostCallback, *mut c_void)>>,
     pub locks: Cell<i32>,
     pub rotor: Cell<usize>,
@@ -162,6 +164,7 @@ impl World {
             running: RefCell::default(),
             wakes: RefCell::default(),
             sections: Cell::new(0),
+            own_sections: Cell::new(0),
             deferred: RefCell::default(),
             locks: Cell::new(0),
             rotor: Cell::new(0),
