@@ -9,7 +9,8 @@ Usage: compare-fio.sh [--reps N] [--scale PERCENT] [--dir DIR] [--json FILE] [LA
 
 Reads a hole with O_DIRECT, the page cache, and real blocks with O_DIRECT, sequentially and at
 random, 4 KiB a request, at depth 1, 32 and 128. In each of N repetitions (default 5) laio-bench
-and fio run one after the other, so that what else the machine does strikes both; every second time the other way round.
+and fio run one after the other, every second time the other way round, so that what else the
+machine does strikes both.
 
 fio runs twice: "plain" as it comes, which measures latency, as laio-bench does; and "tuned" with
 its clock calls off (gtod_reduce) and its requests batched, which are the settings for its highest
@@ -106,9 +107,10 @@ measure() {
     local what=$1 pattern=$2 depth=$3 count i laio plain tuned
     count=$(requests "$what" "$depth")
     for ((i = 0; i < reps; i++)); do
-        ((i % 2)) && tuned=$(run_fio "$@" "$count" tuned) && plain=$(run_fio "$@" "$count" plain)
-        laio=$(run_laio "$@" "$count")
-        ((i % 2)) || { plain=$(run_fio "$@" "$count" plain) && tuned=$(run_fio "$@" "$count" tuned); }
+        ((i % 2)) && laio=$(run_laio "$@" "$count")
+        plain=$(run_fio "$@" "$count" plain)
+        tuned=$(run_fio "$@" "$count" tuned)
+        ((i % 2)) || laio=$(run_laio "$@" "$count")
         echo "$laio $plain $tuned"
     done
 }
@@ -118,14 +120,20 @@ summarise() {
     awk '
         function sort(a, n,   i, j, t) {
             for (i = 2; i <= n; i++)
-                for (j = i; j > 1 && a[j] < a[j - 1]; j--) { t = a[j]; a[j] = a[j - 1]; a[j - 1] = t }
+                for (j = i; j > 1 && a[j] < a[j - 1]; j--) {
+                    t = a[j]; a[j] = a[j - 1]; a[j - 1] = t
+                }
         }
         function median(a, n) {
             sort(a, n)
             return n % 2 ? a[(n + 1) / 2] : (a[n / 2] + a[n / 2 + 1]) / 2
         }
         NF != 3 || $2 <= 0 || $3 <= 0 { exit bad = 1 }
-        { n++; laio[n] = $1; plain[n] = $2; tuned[n] = $3; to_plain[n] = $1 / $2; to_tuned[n] = $1 / $3 }
+        {
+            n++
+            laio[n] = $1; plain[n] = $2; tuned[n] = $3
+            to_plain[n] = $1 / $2; to_tuned[n] = $1 / $3
+        }
         END {
             if (bad || !n) exit 1
             printf "%.0f %.0f %.0f", median(laio, n), median(plain, n), median(tuned, n)
@@ -143,7 +151,10 @@ row() {
     printf '%-7s %-9s %5d %9d %9d %9d  %5.2f (%4.2f..%4.2f)  %5.2f (%4.2f..%4.2f)\n' \
         "$what" "$pattern" "$depth" "$laio" "$plain" "$tuned" \
         "$p_mid" "$p_min" "$p_max" "$t_mid" "$t_min" "$t_max"
-    rows+=("$(printf '{"file": "%s", "pattern": "%s", "depth": %d, "laio": %d, "fio": %d, "fio_tuned": %d, "ratio": [%s, %s, %s], "ratio_tuned": [%s, %s, %s]}' \
+    local fields='"file": "%s", "pattern": "%s", "depth": %d, "laio": %d, "fio": %d, '
+    fields+='"fio_tuned": %d, "ratio": [%s, %s, %s], "ratio_tuned": [%s, %s, %s]'
+    # shellcheck disable=SC2059  # the format is two lines above
+    rows+=("$(printf "{ $fields }" \
         "$what" "$pattern" "$depth" "$laio" "$plain" "$tuned" \
         "$p_mid" "$p_min" "$p_max" "$t_mid" "$t_min" "$t_max")")
 }
