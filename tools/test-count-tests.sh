@@ -65,8 +65,8 @@ meson OK '1..3\nok 1 a\nok 2 # SKIP no valgrind\nnot ok 3 # TODO later\n' >tapsk
 counts 'what is skipped or to be done is neither' 0 '1 passed, 0 failed' --meson tapskip
 meson TIMEOUT 'ok 1 a\n' >taptime
 counts 'a timeout has failed' 1 '1 passed, 1 failed' --meson taptime
-{ meson OK hello && meson FAIL oops && meson EXPECTEDFAIL x && meson UNEXPECTEDPASS y; } >exit
-counts 'a program without TAP counts as one' 1 '2 passed, 2 failed' --meson exit
+{ meson OK hello && meson FAIL oops && meson EXPECTEDFAIL x && meson UNEXPECTEDPASS y; } >mixed
+counts 'a program without TAP counts as one' 1 '2 passed, 2 failed' --meson mixed
 { meson SKIP '1..0 # SKIP no QEMU\n' && cat tap; } >skip
 counts 'a skipped program is neither' 0 '3 passed, 0 failed' --meson skip
 meson SKIP '1..0 # SKIP no QEMU\n' >onlyskip

@@ -12,7 +12,7 @@ failed=0
 # A directory with the given programs, and the few that the script itself uses.
 path() {
     local program
-    rm -rf "$dir/bin" && mkdir "$dir/bin"
+    rm -rf "${dir:?}/bin" && mkdir "$dir/bin"
     : >"$dir/calls"
     for program in bash cat env; do
         ln -s "$(type -P "$program")" "$dir/bin/"
