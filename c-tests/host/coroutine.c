@@ -18,7 +18,8 @@
 #define VALGRIND_STACK_DEREGISTER(id) ((void)(id))
 #endif
 
-enum { STACK_BYTES = 64 * 1024, POOL_MAX = 64 };
+/* The lowest page of a stack is not mapped, so that an overflow is seen. */
+enum { GUARD_BYTES = 4096, STACK_BYTES = 256 * 1024 + GUARD_BYTES, POOL_MAX = 64 };
 
 typedef struct CoroutineList {
     Coroutine *first;
@@ -144,13 +145,14 @@ static Coroutine *stack_new(void)
     Coroutine *co = calloc(1, sizeof(*co));
     void *stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-    if (!co || stack == MAP_FAILED || getcontext(&co->context) != 0) {
+    if (!co || stack == MAP_FAILED || mprotect(stack, GUARD_BYTES, PROT_NONE) != 0
+        || getcontext(&co->context) != 0) {
         die("no memory for a stack");
     }
     co->stack = stack;
-    co->stack_id = VALGRIND_STACK_REGISTER(stack, (char *)stack + STACK_BYTES);
-    co->context.uc_stack.ss_sp = stack;
-    co->context.uc_stack.ss_size = STACK_BYTES;
+    co->stack_id = VALGRIND_STACK_REGISTER((char *)stack + GUARD_BYTES, (char *)stack + STACK_BYTES);
+    co->context.uc_stack.ss_sp = (char *)stack + GUARD_BYTES;
+    co->context.uc_stack.ss_size = STACK_BYTES - GUARD_BYTES;
     makecontext(&co->context, trampoline, 0);
     return co;
 }
