@@ -1,0 +1,182 @@
+#!/usr/bin/env bash
+# Builds qemu-img, qemu-io, qemu-nbd and qemu-storage-daemon with liblaio, in TREE/build.
+#
+# SPDX-License-Identifier: MIT OR Apache-2.0
+set -euo pipefail
+
+usage() {
+    cat >&2 <<'END'
+usage: qemu/build.sh [OPTION...] TREE [-- CONFIGURE-OPTION...]
+
+Applies qemu/apply.sh to the QEMU source tree TREE and builds its four tools in TREE/build.
+
+  --static           link liblaio.a instead of liblaio.so; may be changed from build to build
+  --laio-prefix DIR  use the laio that is installed below DIR (DIR/lib*/pkgconfig/laio.pc) instead
+                     of this project's target/release, which is built when it is not there
+  --unpatched        leave the tree alone and build it with its own engine, for comparison
+  --jobs N           as for ninja
+
+What follows -- is for QEMU's configure, the first time; other features are off.
+END
+    exit 2
+}
+
+die() {
+    echo "build.sh: $*" >&2
+    exit 1
+}
+
+mode=shared
+prefix=
+jobs=$(nproc)
+tree=
+features=()
+while [[ $# -gt 0 ]]; do
+    case $1 in
+    --static) mode=static ;;
+    --unpatched) mode=unpatched ;;
+    --laio-prefix | --jobs)
+        [[ $# -gt 1 ]] || usage
+        if [[ $1 == --jobs ]]; then jobs=$2; else prefix=$2; fi
+        shift
+        ;;
+    --)
+        features=("${@:2}")
+        break
+        ;;
+    -*) usage ;;
+    *)
+        [[ -z $tree ]] || usage
+        tree=$1
+        ;;
+    esac
+    shift
+done
+[[ -n $tree ]] || usage
+[[ -x $tree/configure ]] || die "$tree is not a QEMU source tree: it has no configure"
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+project=$(dirname "$here")
+tree=$(cd "$tree" && pwd)
+build=$tree/build
+tools=(qemu-img qemu-io qemu-nbd storage-daemon/qemu-storage-daemon)
+kind=laio
+[[ $mode != unpatched ]] || kind=unpatched
+
+if [[ -e $build && $(cat "$build/laio-kind" 2>/dev/null) != "$kind" ]]; then
+    die "$build is there already and is not a build of this kind; move it away, or take another tree"
+fi
+if [[ $kind == unpatched && -e $tree/.laio ]]; then
+    die "$tree is patched; run apply.sh --revert $tree first"
+fi
+
+# Writes TREE/.laio/pkgconfig/laio.pc, which says what to link.
+describe_library() {
+    local libs=$1 includes=$2 version
+    version=$(sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"/\1/p' "$project/Cargo.toml")
+    mkdir -p "$tree/.laio/pkgconfig"
+    cat >"$tree/.laio/laio.pc.new" <<END
+Name: laio
+Description: laio for the build of this tree
+Version: ${version:-1.0.0}
+Libs: $libs
+Cflags: -I$includes
+END
+    if cmp -s "$tree/.laio/laio.pc.new" "$tree/.laio/pkgconfig/laio.pc"; then
+        rm "$tree/.laio/laio.pc.new"
+    else
+        mv "$tree/.laio/laio.pc.new" "$tree/.laio/pkgconfig/laio.pc"
+        # Meson remembers what pkg-config said.
+        [[ ! -f $build/build.ninja ]] || touch "$build/laio-reconfigure"
+    fi
+}
+
+# The library of this project's own build, with the names that the linker and the loader want.
+use_own_library() {
+    local release=${CARGO_TARGET_DIR:-$project/target}/release
+    if [[ ! -f $release/liblaio.so || ! -f $release/liblaio.a ]]; then
+        (cd "$project" && cargo build --release --locked) || die "liblaio could not be built"
+    fi
+    release=$(cd "$release" && pwd)
+    local lib=$tree/.laio/lib
+    mkdir -p "$lib"
+    ln -sfn "$release/liblaio.so" "$lib/liblaio.so.1"
+    ln -sfn liblaio.so.1 "$lib/liblaio.so"
+    ln -sfn "$release/liblaio.a" "$lib/liblaio.a"
+    link_with "$lib" "$project/include"
+}
+
+use_installed_library() {
+    local pc
+    pc=$(find "$prefix" -path '*/pkgconfig/laio.pc' -print -quit 2>/dev/null)
+    [[ -n $pc ]] || die "there is no pkgconfig/laio.pc below $prefix"
+    link_with "$(pkg-config --variable=libdir "$pc")" "$(pkg-config --variable=includedir "$pc")"
+}
+
+link_with() {
+    local lib=$1 includes=$2
+    if [[ $mode == static ]]; then
+        [[ -f $lib/liblaio.a ]] || die "there is no $lib/liblaio.a"
+        describe_library "$lib/liblaio.a -lpthread -ldl -lm" "$includes"
+    else
+        [[ -e $lib/liblaio.so ]] || die "there is no $lib/liblaio.so"
+        describe_library "-L$lib -llaio -Wl,-rpath,$lib" "$includes"
+    fi
+}
+
+# QEMU's configure wants a meson that its Python can import: 1.5 or later for QEMU 10.
+make_python() {
+    local python=python3
+    [[ ! -x /usr/bin/python3 ]] || python=/usr/bin/python3
+    "$python" -m venv "$build/laio-python" ||
+        die "no Python environment could be made: install python3-venv"
+    "$build/laio-python/bin/pip" install --quiet --disable-pip-version-check \
+        'meson>=1.5,<2' setuptools pycotap || die "meson could not be installed from PyPI"
+}
+
+configure() {
+    mkdir -p "$build"
+    echo "$kind" >"$build/laio-kind"
+    [[ -x $build/laio-python/bin/meson ]] || make_python
+    (cd "$build" &&
+        PATH=$build/laio-python/bin:$PATH \
+            PKG_CONFIG_PATH=$tree/.laio/pkgconfig${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH} \
+            ../configure --without-default-features --enable-tools --enable-linux-aio \
+            --enable-linux-io-uring --disable-system --disable-user --disable-docs \
+            --disable-install-blobs "${features[@]}" >laio-configure.log 2>&1) || {
+        tail -n 5 "$build/laio-configure.log" >&2
+        die "QEMU's configure failed; see $build/laio-configure.log"
+    }
+}
+
+# Lets meson ask pkg-config again. Sources that do not change are not compiled again.
+reconfigure() {
+    local meson=$build/pyvenv/bin/meson
+    [[ -x $meson ]] || meson=$build/laio-python/bin/meson
+    PATH=$build/laio-python/bin:$PATH "$meson" configure --clearcache "$build" >/dev/null
+    PATH=$build/laio-python/bin:$PATH "$meson" setup --reconfigure "$build" "$tree" \
+        >"$build/laio-configure.log" 2>&1 || {
+        tail -n 5 "$build/laio-configure.log" >&2
+        die "meson could not configure again; see $build/laio-configure.log"
+    }
+    rm -f "$build/laio-reconfigure"
+}
+
+if [[ $kind == laio ]]; then
+    "$here/apply.sh" "$tree"
+    if [[ -n $prefix ]]; then use_installed_library; else use_own_library; fi
+fi
+if [[ ! -f $build/build.ninja ]]; then
+    configure
+elif [[ -e $build/laio-reconfigure ]]; then
+    reconfigure
+fi
+PATH=$build/laio-python/bin:$PATH ninja -C "$build" -j"$jobs" "${tools[@]}" \
+    >"$build/laio-build.log" 2>&1 || {
+    grep -E -A5 'FAILED|error:' "$build/laio-build.log" | head -n 20 >&2
+    die "the build failed; see $build/laio-build.log"
+}
+echo "built with ${mode}${prefix:+ ($prefix)}:"
+for tool in "${tools[@]}"; do
+    echo "  $build/$tool"
+done

@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Gets a QEMU source tree from Debian's source packages. The system's own package sources and lists
+# stay as they are.
+#
+# SPDX-License-Identifier: MIT OR Apache-2.0
+set -euo pipefail
+
+mirror=${LAIO_DEBIAN_MIRROR:-http://deb.debian.org/debian}
+# Newest last: a version is looked for in the suite where it is expected, and then from the left.
+all_suites=(bookworm bookworm-backports trixie trixie-backports forky sid)
+
+usage() {
+    cat >&2 <<END
+usage: qemu/fetch.sh VERSION-OR-SUITE DIR
+
+Unpacks the QEMU that a Debian suite has (bookworm, trixie, sid, ...), or a version (7.2, 10.0,
+10.0.13, ...) out of the suite that has it, as DIR. DIR must not exist.
+The mirror is $mirror (environment: LAIO_DEBIAN_MIRROR). Needs dpkg-dev.
+END
+    exit 2
+}
+
+die() {
+    echo "fetch.sh: $*" >&2
+    exit 1
+}
+
+[[ $# -eq 2 && $1 != -* ]] || usage
+wanted=$1
+dir=$2
+[[ ! -e $dir ]] || die "$dir exists already; give a directory that does not"
+command -v apt-get >/dev/null || die "apt-get is missing: this script needs a Debian or Ubuntu"
+command -v dpkg-source >/dev/null || die "dpkg-source is missing: install dpkg-dev"
+
+mkdir -p "$(dirname "$dir")"
+dir=$(realpath "$dir")
+# Beside the tree, so that the last step is a rename.
+scratch=$(mktemp -d "$dir.fetch-XXXXXX")
+trap 'rm -rf "$scratch"' EXIT
+# apt drops its privileges for downloads, and then must get through.
+chmod 755 "$scratch"
+
+# apt with package lists of its own: those of one suite.
+private_apt() {
+    local tool=$1 suite=$2
+    shift 2
+    "$tool" -q \
+        -o Dir::Etc::sourcelist="$scratch/$suite/sources.list" -o Dir::Etc::sourceparts=- \
+        -o Dir::State="$scratch/$suite/state" -o Dir::State::status=/dev/null \
+        -o Dir::Cache="$scratch/$suite/cache" -o APT::Sandbox::User= \
+        -o Acquire::Retries=3 -o Acquire::Languages=none "$@"
+}
+
+# Whether the suite's lists are here now.
+update() {
+    local suite=$1
+    [[ ! -e $scratch/$suite/ready ]] || return 0
+    mkdir -p "$scratch/$suite/state/lists/partial" "$scratch/$suite/cache/archives/partial"
+    echo "deb-src $mirror $suite main" >"$scratch/$suite/sources.list"
+    if private_apt apt-get "$suite" -o APT::Update::Error-Mode=any update \
+        >"$scratch/$suite/log" 2>&1; then
+        touch "$scratch/$suite/ready"
+        return 0
+    fi
+    grep -E '^(E|W|Err)' "$scratch/$suite/log" | head -n 3 >&2 || true
+    echo "fetch.sh: the suite $suite of $mirror cannot be read" >&2
+    return 1
+}
+
+# Prints the suite's full version of qemu that is `wanted`, if it has one.
+matching_version() {
+    local suite=$1 version
+    while read -r version; do
+        local upstream=${version#*:}
+        upstream=${upstream%%[-+]*}
+        if [[ $wanted == "$suite" || $upstream == "$wanted" || $upstream == "$wanted".* ]]; then
+            echo "$version"
+            return 0
+        fi
+    done < <(private_apt apt-cache "$suite" showsrc --only-source qemu 2>/dev/null |
+        sed -n 's/^Version: //p' | sort -rV)
+    return 1
+}
+
+case $wanted in
+7.2*) suites=(bookworm) ;;
+10.0.2) suites=(bookworm-backports) ;;
+10.0*) suites=(trixie) ;;
+10.* | 11.*) suites=(sid forky trixie-backports) ;;
+[0-9]*) suites=() ;;
+*) suites=("$wanted") ;;
+esac
+if [[ $wanted == [0-9]* ]]; then
+    suites+=("${all_suites[@]}")
+fi
+
+version=
+readable=0
+for suite in "${suites[@]}"; do
+    update "$suite" || continue
+    readable=1
+    if version=$(matching_version "$suite"); then
+        break
+    fi
+done
+[[ $readable -eq 1 ]] || die "no package list could be read; is there a network?"
+[[ -n $version ]] || die "no suite of $mirror has QEMU $wanted (looked in: ${suites[*]})"
+
+cd "$scratch"
+private_apt apt-get "$suite" source --only-source --download-only "qemu=$version" >&2 ||
+    die "the source package qemu $version of $suite could not be downloaded"
+dpkg-source --no-copy --no-check -x ./*.dsc "$scratch/tree" >"$scratch/unpack.log" 2>&1 || {
+    tail -n 3 "$scratch/unpack.log" >&2
+    die "the source package qemu $version could not be unpacked"
+}
+mv "$scratch/tree" "$dir"
+echo "fetch.sh: $dir is QEMU $version of $suite"

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Fetches a QEMU, builds its tools with the shared and the static liblaio, and tests them. TAP.
+#
+# What was fetched and built stays in CACHE for the next run.
+#
+# SPDX-License-Identifier: MIT OR Apache-2.0
+set -euo pipefail
+
+if [[ $# -ne 2 ]]; then
+    echo "usage: qemu/tests/run.sh VERSION CACHE" >&2
+    exit 2
+fi
+version=$1
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+qemu=$(dirname "$here")
+mkdir -p "$2"
+cache=$(cd "$2" && pwd)
+tree=$cache/qemu-$version
+
+skip_all() {
+    echo "1..0 # SKIP $*"
+    exit 0
+}
+
+for needed in ninja flex bison pkg-config gcc cargo python3 dpkg-source; do
+    command -v "$needed" >/dev/null || skip_all "$needed is missing; see docs/qemu.md"
+done
+
+exec {lock}>"$cache/qemu-$version.lock"
+flock "$lock"
+
+if [[ ! -d $tree ]]; then
+    "$qemu/fetch.sh" "$version" "$tree" >"$cache/fetch.log" 2>&1 || {
+        sed 's/^/# /' "$cache/fetch.log"
+        skip_all "QEMU $version could not be fetched: $(tail -n 1 "$cache/fetch.log")"
+    }
+fi
+
+# Refusal and reverting, on the few files that they are about.
+"$here/apply-test.sh" "$tree" | sed 's/^/# /'
+
+features=()
+if grep -q "^option('vmdk'" "$tree/meson_options.txt"; then
+    features=(--enable-vmdk)
+fi
+directories=()
+for mode in static shared; do
+    option=()
+    [[ $mode == shared ]] || option=(--static)
+    "$qemu/build.sh" "${option[@]}" "$tree" -- "${features[@]}" | sed 's/^/# /'
+    mkdir -p "$tree/build/$mode"
+    for tool in qemu-img qemu-io qemu-nbd storage-daemon/qemu-storage-daemon; do
+        cp "$tree/build/$tool" "$tree/build/$mode/"
+    done
+    directories+=("$mode=$tree/build/$mode")
+done
+
+export LAIO_TEST_DIR=$cache/files-$version
+mkdir -p "$LAIO_TEST_DIR"
+exec "$here/check.py" "${directories[@]}"
