@@ -7,6 +7,7 @@
 import concurrent.futures
 import ctypes
 import errno
+import functools
 import os
 import platform
 import random
@@ -15,8 +16,9 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 
-from harness import Skip, check, check_all_complete, daemon, environment, main, wait_for
+from harness import Skip, Tools, check, check_all_complete, daemon, environment, main, wait_for
 
 MiB = 1 << 20
 DEPTHS = (1, 2, 3, 8, 31, 64)
@@ -41,6 +43,12 @@ def make_patchwork(path, size, seed):
             data.append((offset, rng.randbytes(length)))
         offset += length
     make_sparse(path, size, data)
+
+
+def read_at(path, offset, length):
+    with open(path, 'rb') as image:
+        image.seek(offset)
+        return image.read(length)
 
 
 def make_hole(path):
@@ -129,8 +137,8 @@ def test_resumed_by_completion_bh(tools):
     stats = bench(tools, 1, 100000, image).stats
     check(stats['at_bound'] > 0, f'the bound was never reached: {stats}')
     # The eventfd is readable as well, so in QEMU's event loop its handler and completion_bh take
-    # turns.
-    check(stats['bh_resumptions'] >= stats['at_bound'] // 3,
+    # turns; and the bound is met several times before control is back in the event loop.
+    check(stats['bh_resumptions'] >= stats['at_bound'] // 10,
           f'something else than completion_bh resumed the work: {stats}')
 
 
@@ -302,18 +310,41 @@ def test_no_aio_context(tools):
 # NBD
 
 
+@functools.lru_cache(None)
+def iothreads_let_clients_go(directory):
+    """Whether the daemon outlives an iothread's client. That of Debian's 7.2 aborts in
+    nbd_blockdev_client_closed(), with whichever engine."""
+    with tempfile.TemporaryDirectory() as scratch:
+        tools = Tools(directory, scratch)
+        make_images(tools, 1)
+        with daemon(tools, *serving(tools, 1, ['io0'])) as server:
+            tools.run('qemu-img', 'info', url(tools, 0), expect=None)
+            try:
+                server.command('query-block-exports')
+                return server.quit().returncode == 0
+            except (AssertionError, OSError):
+                return False
+
+
 def served(tools, number, iothreads):
-    """Arguments that export `number` images e0, e1, ... from `iothreads` iothreads."""
+    """Arguments that export `number` images e0, e1, ... from `iothreads` iothreads: from the main
+    loop where a client of an iothread could not be let go."""
+    if not iothreads_let_clients_go(tools.directory):
+        return serving(tools, number, [None], iothreads)
+    return serving(tools, number, [f'io{n}' for n in range(iothreads)])
+
+
+def serving(tools, number, homes, idle_iothreads=0):
     arguments = ['--nbd-server', f'addr.type=unix,addr.path={tools.path("nbd")},max-connections=0']
-    for n in range(iothreads):
+    for n in range(max(idle_iothreads, len([home for home in homes if home]))):
         arguments += ['--object', f'iothread,id=io{n}']
     for n in range(number):
         arguments += [
             '--blockdev', f'driver=file,node-name=f{n},filename={tools.path(f"image{n}")},'
             'aio=native,cache.direct=on',
             '--blockdev', f'driver=raw,node-name=d{n},file=f{n}',
-            '--export', f'type=nbd,id=e{n},node-name=d{n},name=e{n},writable=on,'
-            f'iothread=io{n % iothreads}',
+            '--export', f'type=nbd,id=e{n},node-name=d{n},name=e{n},writable=on'
+            + (f',iothread={homes[n % len(homes)]}' if homes[n % len(homes)] else ''),
         ]
     return arguments
 
@@ -347,6 +378,8 @@ def make_images(tools, number):
 
 def test_nbd_iothreads(tools):
     """several exports from several iothreads serve clients at once"""
+    if not iothreads_let_clients_go(tools.directory):
+        raise Skip('the iothreads of this QEMU abort when a client goes; see the next test')
     make_images(tools, 4)
     with daemon(tools, *served(tools, 4, 3)) as server:
         exercise_all(tools, 4)
@@ -356,9 +389,35 @@ def test_nbd_iothreads(tools):
     check(result.stats['failed'] == 0, f'a request failed: {result}')
     check(result.stats['states'] >= 3, f'iothreads without a state of their own: {result}')
     for n in range(4):
-        with open(tools.path(f'image{n}'), 'rb') as image:
-            image.seek(32 * MiB)
-            check(image.read(MiB) == bytes([17 + n]) * MiB, f'image {n} holds something else')
+        check(read_at(tools.path(f'image{n}'), 32 * MiB, MiB) == bytes([17 + n]) * MiB,
+              f'image {n} holds something else')
+
+
+def test_nbd_iothreads_clients_that_stay(tools):
+    """several exports from several iothreads serve clients that stay connected"""
+    make_images(tools, 4)
+    clients = []
+    with daemon(tools, *serving(tools, 4, ['io0', 'io1', 'io2'])) as server:
+        try:
+            for n in range(4):
+                commands = [f'aio_write -q -P {n + 1} {k * 64}k 64k' for k in range(256)]
+                commands += ['aio_flush', f'read -P {n + 1} 0 16M', 'write -P 119 50M 64k',
+                             'sleep 1000000000']
+                arguments = [word for command in commands for word in ('-c', command)]
+                clients.append(tools.start('qemu-io', '-f', 'raw', *arguments, url(tools, n)))
+            for n in range(4):
+                wait_for(lambda n=n: read_at(tools.path(f'image{n}'), 50 * MiB, 65536)
+                         == bytes([119]) * 65536, f'client {n}')
+            check(not server.has_ended(), 'the daemon has ended')
+        finally:
+            server.kill()
+            for client in clients:
+                client.kill()
+    for n, client in enumerate(clients):
+        result = tools.finish(client)
+        check('verification failed' not in result.output, f'{result}')
+        check(read_at(tools.path(f'image{n}'), 0, 16 * MiB) == bytes([n + 1]) * (16 * MiB),
+              f'image {n} holds something else')
 
 
 def reopen(server, tools, n, **options):
@@ -370,7 +429,14 @@ def reopen(server, tools, n, **options):
 def add_export(server, n, iothread):
     server.command('block-export-add', **{
         'type': 'nbd', 'id': f'e{n}', 'node-name': f'd{n}', 'name': f'e{n}', 'writable': True,
-        'iothread': iothread})
+        **({'iothread': iothread} if iothread else {})})
+
+
+def remove_export(server, name):
+    """Cuts off the clients, some of which may only just be leaving, and waits."""
+    server.command('block-export-del', id=name, mode='hard')
+    wait_for(lambda: name not in [export['id'] for export in server.command('query-block-exports')],
+             f'the end of export {name}')
 
 
 def test_reopen_and_detach(tools):
@@ -382,7 +448,7 @@ def test_reopen_and_detach(tools):
             for n in range(2):
                 reopen(server, tools, n, discard=discard)
         exercise_all(tools, 2)
-        server.command('block-export-del', id='e0')
+        remove_export(server, 'e0')
         # Another descriptor each time.
         server.command('blockdev-del', **{'node-name': 'd0'})
         for read_only in (True, False):
@@ -390,9 +456,9 @@ def test_reopen_and_detach(tools):
         server.command('blockdev-add', **{'driver': 'raw', 'node-name': 'd0', 'file': 'f0'})
         for iothread in ('io1', 'io0', None):
             server.command('x-blockdev-set-iothread', **{'node-name': 'd0', 'iothread': iothread})
-        add_export(server, 0, 'io1')
+        add_export(server, 0, 'io1' if iothreads_let_clients_go(tools.directory) else None)
         exercise_all(tools, 2)
-        server.command('block-export-del', id='e1')
+        remove_export(server, 'e1')
         server.command('blockdev-del', **{'node-name': 'd1'})
         server.command('blockdev-del', **{'node-name': 'f1'})
         exercise(tools, 0)
@@ -462,7 +528,7 @@ def test_exports_taken_away(tools):
         clients = [busy_client(tools, n) for n in range(2)]
         for n in range(2):
             wait_until_written(tools, n)
-        server.command('block-export-del', id='e0', mode='hard')
+        remove_export(server, 'e0')
         server.command('nbd-server-stop')
         for client in clients:
             result = tools.finish(client)
@@ -512,6 +578,7 @@ if __name__ == '__main__':
         test_no_space,
         test_no_aio_context,
         test_nbd_iothreads,
+        test_nbd_iothreads_clients_that_stay,
         test_reopen_and_detach,
         test_server_killed,
         test_client_killed,
