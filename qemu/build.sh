@@ -66,7 +66,7 @@ kind=laio
 if [[ -e $build && $(cat "$build/laio-kind" 2>/dev/null) != "$kind" ]]; then
     die "$build is there already and is not a build of this kind; move it away, or take another tree"
 fi
-if [[ $kind == unpatched && -e $tree/.laio ]]; then
+if [[ $kind == unpatched && -e $tree/.laio/manifest ]]; then
     die "$tree is patched; run apply.sh --revert $tree first"
 fi
 

@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+# Compares two builds of qemu-img: with QEMU's own engine, and with liblaio.
+#
+# Times are of pairs of runs, one right after the other, the first of each pair taking turns. What
+# is printed is the median of the pairs' ratios and, in brackets, the middle half of them.
+# Instructions are those of the engine's functions alone, per request, counted by callgrind as the
+# difference of two runs of different length.
+#
+# SPDX-License-Identifier: MIT OR Apache-2.0
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+# What belongs to the engine in callgrind's list of functions.
+OWN_ENGINE = re.compile(r'/linux-aio\.c:|:(ioq_|laio_|qemu_laio_|io_getevents_)|/libaio\.so')
+LIBLAIO = re.compile(r'/liblaio\.so|/laio-host\.c:')
+
+DEPTHS = (1, 8, 64)
+BLOCK = 4096
+
+
+class Image:
+    def __init__(self, name, path, requests):
+        self.name, self.path, self.requests = name, path, requests
+
+
+def bench_arguments(qemu_img, image, depth, requests):
+    return [qemu_img, 'bench', '-f', 'raw', '-t', 'none', '-i', 'native', '-d', str(depth), '-c',
+            str(requests), '-s', str(BLOCK), image.path]
+
+
+def timed_run(qemu_img, image, depth, requests):
+    """(wall, user, system) seconds; None if it crashed."""
+    start = time.monotonic()
+    process = subprocess.Popen(bench_arguments(qemu_img, image, depth, requests),
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.monotonic() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode < 0:
+        return None
+    if process.returncode:
+        sys.exit(f'bench.py: {" ".join(process.args)} failed')
+    return wall, usage.ru_utime, usage.ru_stime
+
+
+def callgrind(qemu_img, image, depth, requests, engine):
+    """Instructions in the engine's functions."""
+    with tempfile.NamedTemporaryFile(prefix='callgrind-') as out:
+        subprocess.run(['valgrind', '-q', '--tool=callgrind', f'--callgrind-out-file={out.name}',
+                        *bench_arguments(qemu_img, image, depth, requests)], check=True,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        text = subprocess.run(['callgrind_annotate', '--threshold=100', '--auto=no', out.name],
+                              check=True, text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL).stdout
+    lines = re.findall(r'^ *([\d,]+) +\([^)]*\) +(.*)$', text, re.M)
+    return sum(int(count.replace(',', '')) for count, what in lines if engine.search(what))
+
+
+def instructions_per_request(qemu_img, image, depth, engine):
+    few, many = 5000, 25000
+    try:
+        difference = (callgrind(qemu_img, image, depth, many, engine)
+                      - callgrind(qemu_img, image, depth, few, engine))
+    except subprocess.CalledProcessError:
+        return None
+    return difference / (many - few)
+
+
+def spread(ratios):
+    if len(ratios) < 2:
+        return f'{ratios[0]:.2f}'
+    low, median, high = statistics.quantiles(ratios, n=4, method='inclusive')
+    return f'{median:.2f} [{low:.2f} {high:.2f}]'
+
+
+def times(options, image, depth):
+    """Pairs of ((wall, user, system) of QEMU's own, the same of liblaio)."""
+    requests = image.requests[depth] // options.shorter
+    pairs = []
+    for number in range(options.pairs + 1):
+        binaries = [options.own, options.laio]
+        order = binaries if number % 2 else binaries[::-1]
+        result = {binary: timed_run(binary, image, depth, requests) for binary in order}
+        pair = [result[binary] for binary in binaries]
+        if None in pair:
+            return pair
+        if number:  # The first warms up.
+            pairs.append(pair)
+    return pairs
+
+
+def row(options, image, depth):
+    pairs = times(options, image, depth)
+    if None in pairs:
+        crashed = ' and '.join(name for name, result in zip(('own', 'liblaio'), pairs)
+                               if result is None)
+        cells = [f'{crashed}: crashed', '', '']
+    else:
+        cells = [spread([ours[kind] / max(own[kind], 1e-3) for own, ours in pairs])
+                 for kind in range(3)]
+    counts = ['', '']
+    if not options.no_callgrind:
+        for index, (binary, engine) in enumerate(((options.own, OWN_ENGINE),
+                                                  (options.laio, LIBLAIO))):
+            count = instructions_per_request(binary, image, depth, engine)
+            counts[index] = 'crashed' if count is None else f'{count:.0f}'
+    return [image.name, str(depth), *cells, *counts]
+
+
+def print_table(rows):
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for cells in rows:
+        print('  '.join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip())
+
+
+def make_images(directory):
+    hole = Image('hole', os.path.join(directory, 'hole'),
+                 {1: 400000, 8: 600000, 64: 600000})
+    real = Image('blocks', os.path.join(directory, 'blocks'), {1: 40000, 8: 150000, 64: 200000})
+    chunk = os.urandom(1 << 20)
+    # A little data in front, whose completions come later: then each request is made from within
+    # the completion of the one before.
+    with open(hole.path, 'wb') as image:
+        image.write(chunk)
+        image.truncate(8 << 30)
+    with open(real.path, 'wb') as image:
+        for _ in range(1024):
+            image.write(chunk)
+        os.fsync(image.fileno())
+    return hole, real
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('own', help='qemu-img with its own engine')
+    parser.add_argument('laio', help='qemu-img with liblaio')
+    parser.add_argument('--files', default='.', help='where O_DIRECT works and 1 GiB is free')
+    parser.add_argument('--pairs', type=int, default=9)
+    parser.add_argument('--shorter', type=int, default=1, help='divides the number of requests')
+    parser.add_argument('--no-callgrind', action='store_true')
+    options = parser.parse_args()
+
+    version = subprocess.run([options.laio, '--version'], check=True, text=True,
+                             stdout=subprocess.PIPE).stdout.splitlines()[0]
+    print(f'{version}: liblaio / QEMU\'s own engine, {options.pairs} pairs of runs')
+    rows = [['image', 'depth', 'wall', 'user', 'system', 'instructions: own', 'liblaio']]
+    with tempfile.TemporaryDirectory(prefix='laio-bench-', dir=options.files) as directory:
+        for image in make_images(directory):
+            for depth in DEPTHS:
+                rows.append(row(options, image, depth))
+    print_table(rows)
+
+
+if __name__ == '__main__':
+    main()

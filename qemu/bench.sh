@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Compares a QEMU with its own engine and the same QEMU with liblaio: see bench.py.
+#
+# SPDX-License-Identifier: MIT OR Apache-2.0
+set -euo pipefail
+
+if [[ $# -lt 2 ]]; then
+    cat >&2 <<'END'
+usage: qemu/bench.sh VERSION CACHE [BENCH.PY-OPTION...]
+
+Fetches QEMU VERSION (see fetch.sh) into CACHE, if it is not there, and builds it twice.
+END
+    exit 2
+fi
+version=$1
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+mkdir -p "$2"
+cache=$(cd "$2" && pwd)
+shift 2
+
+command -v valgrind >/dev/null || {
+    echo "bench.sh: valgrind is missing" >&2
+    exit 1
+}
+tree=$cache/qemu-$version
+own=$cache/qemu-$version-own
+[[ -d $tree ]] || "$here/fetch.sh" "$version" "$tree" >&2
+if [[ ! -d $own ]]; then
+    # Of the same sources.
+    mkdir "$own.new"
+    tar -C "$tree" -c --exclude=./build --exclude=./.laio . | tar -C "$own.new" -x
+    if [[ -e $tree/.laio/manifest ]]; then
+        cp -r "$tree/.laio" "$own.new/.laio"
+        "$here/apply.sh" --revert "$own.new" >&2
+    fi
+    mv "$own.new" "$own"
+fi
+features=()
+if grep -q "^option('vmdk'" "$tree/meson_options.txt"; then
+    features=(--enable-vmdk)
+fi
+"$here/build.sh" "$tree" -- "${features[@]}" >&2
+"$here/build.sh" --unpatched "$own" -- "${features[@]}" >&2
+
+exec "$here/bench.py" "$own/build/qemu-img" "$tree/build/qemu-img" --files "$cache" "$@"

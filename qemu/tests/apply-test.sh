@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# Tests apply.sh on copies of the files that it is about: refusal without a change, and reverting.
+#
+# SPDX-License-Identifier: MIT OR Apache-2.0
+set -euo pipefail
+
+tree=${1:?usage: apply-test.sh TREE}
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+apply=$(dirname "$here")/apply.sh
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+fail() {
+    echo "apply-test.sh: $*" >&2
+    exit 1
+}
+
+# The part of the tree that apply.sh reads, as it was before any apply.sh.
+pristine=$scratch/pristine
+mkdir -p "$pristine"
+(cd "$tree" && tar -c VERSION meson.build block/meson.build block/linux-aio.c include) |
+    tar -C "$pristine" -x
+if [[ -e $tree/.laio/manifest ]]; then
+    cp -r "$tree/.laio/original/." "$pristine/"
+    rm -f "$pristine/include/block/laio-tree.h"
+fi
+
+state() {
+    (cd "$1" && find . -type f -printf '%m ' -exec sha256sum {} \; | sort)
+}
+
+copy=$scratch/copy
+fresh() {
+    rm -rf "$copy"
+    cp -a "$pristine" "$copy"
+}
+
+# refused WHAT: apply.sh refuses the copy, says why on one line, and changes nothing.
+refused() {
+    local before after
+    before=$(state "$copy")
+    if "$apply" "$copy" >"$scratch/out" 2>&1; then
+        fail "$1 was not refused"
+    fi
+    after=$(state "$copy")
+    [[ $before == "$after" ]] || fail "$1 was refused, and the tree changed"
+    grep -q '^apply.sh: .*othing was changed' "$scratch/out" || fail "$1: $(cat "$scratch/out")"
+}
+
+expect_line() {
+    grep -qF -- "$2" "$copy/$1" || fail "$1 does not have \"$2\""
+}
+
+fresh
+"$apply" "$copy" >/dev/null
+expect_line block/meson.build laio-host.c
+expect_line meson.build "dependency('laio'"
+expect_line include/block/raw-aio.h '#include "block/laio-tree.h"'
+applied=$(state "$copy")
+"$apply" "$copy" >/dev/null
+[[ $(state "$copy") == "$applied" ]] || fail "applying twice is not applying once"
+"$apply" --revert "$copy" >/dev/null
+[[ $(state "$copy") == "$(state "$pristine")" ]] || fail "--revert does not restore the tree"
+if "$apply" --revert "$copy" >/dev/null 2>&1; then
+    fail "--revert of a tree without laio succeeds"
+fi
+
+# An apply.sh that was interrupted can be taken back.
+"$apply" "$copy" >/dev/null
+cp "$pristine/meson.build" "$copy/meson.build"
+rm "$copy/block/laio-host.c"
+"$apply" --revert "$copy" >/dev/null
+[[ $(state "$copy") == "$(state "$pristine")" ]] || fail "--revert of a part does not restore"
+
+# Somebody's own changes are not lost.
+"$apply" "$copy" >/dev/null
+echo '# mine' >>"$copy/meson.build"
+before=$(state "$copy")
+for option in '' --revert; do
+    if "$apply" $option "$copy" >/dev/null 2>&1; then
+        fail "a file with somebody's changes was overwritten ($option)"
+    fi
+    [[ $(state "$copy") == "$before" ]] || fail "a refused apply.sh $option changed the tree"
+done
+
+# Trees that are not understood.
+change() {
+    fresh
+    sed -i "$2" "$copy/$1"
+    ! cmp -s "$copy/$1" "$pristine/$1" || fail "the test's change of $1 changes nothing: $2"
+}
+change include/block/raw-aio.h 's/uint64_t dev_max_batch/uint32_t dev_max_batch/'
+refused "another prototype of laio_co_submit"
+change include/block/raw-aio.h 's/^void laio_cleanup(.*/&\nvoid laio_new_function(int fd);/'
+refused "a function that is not known"
+change include/block/raw-aio.h 's/laio_init(Error \*\*errp)/laio_init(void)/'
+refused "another prototype of laio_init"
+change block/meson.build 's/linux-aio\.c/native-aio.c/'
+refused "another name in block/meson.build"
+change meson.build "s/find_library('aio'/find_library('aio2'/"
+refused "another way of finding libaio"
+fresh
+sed -i 's/aio_max_batch/aio_batch/' "$copy"/include/*/aio.h
+refused "an AioContext without aio_max_batch"
+fresh
+rm "$copy/block/linux-aio.c"
+refused "a tree without linux-aio.c"
+fresh
+echo '/* theirs */' >"$copy/block/laio-host.c"
+refused "a tree that has a laio-host.c"
+echo "apply.sh: applied, reverted and refused as it should"
