@@ -39,7 +39,7 @@ done
 [[ -d $tree ]] || die "$tree is not a directory"
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-tree=$(cd "$tree" && pwd)
+tree=$(realpath "$tree")
 saved=$tree/.laio
 changed=(meson.build block/meson.build include/block/raw-aio.h)
 added=(block/laio-host.c include/block/laio-tree.h)

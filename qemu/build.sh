@@ -12,7 +12,7 @@ Applies qemu/apply.sh to the QEMU source tree TREE and builds its four tools in 
 
   --static           link liblaio.a instead of liblaio.so; may be changed from build to build
   --laio-prefix DIR  use the laio that is installed below DIR (DIR/lib*/pkgconfig/laio.pc) instead
-                     of this project's target/release, which is built when it is not there
+                     of this project's target/release, which is built first
   --unpatched        leave the tree alone and build it with its own engine, for comparison
   --jobs N           as for ninja
 
@@ -57,7 +57,7 @@ done
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 project=$(dirname "$here")
-tree=$(cd "$tree" && pwd)
+tree=$(realpath "$tree")
 build=$tree/build
 tools=(qemu-img qemu-io qemu-nbd storage-daemon/qemu-storage-daemon)
 kind=laio
@@ -94,9 +94,12 @@ END
 # The library of this project's own build, with the names that the linker and the loader want.
 use_own_library() {
     local release=${CARGO_TARGET_DIR:-$project/target}/release
-    if [[ ! -f $release/liblaio.so || ! -f $release/liblaio.a ]]; then
-        (cd "$project" && cargo build --release --locked) || die "liblaio could not be built"
+    # Cargo knows whether there is anything to build. Without it, what is there will do.
+    if command -v cargo >/dev/null; then
+        (cd "$project" && cargo build --quiet --release --locked) ||
+            die "liblaio could not be built"
     fi
+    [[ -f $release/liblaio.so && -f $release/liblaio.a ]] || die "there is no liblaio in $release"
     release=$(cd "$release" && pwd)
     local lib=$tree/.laio/lib
     mkdir -p "$lib"
