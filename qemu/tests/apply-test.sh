@@ -18,15 +18,20 @@ fail() {
 # The part of the tree that apply.sh reads, as it was before any apply.sh.
 pristine=$scratch/pristine
 mkdir -p "$pristine"
-(cd "$tree" && tar -c VERSION meson.build block/meson.build block/linux-aio.c include) |
-    tar -C "$pristine" -x
+for path in VERSION meson.build block/meson.build block/linux-aio.c include/block/raw-aio.h \
+    include/block/aio.h include/qemu/aio.h include/qemu/defer-call.h \
+    include/sysemu/block-backend-io.h; do
+    if [[ -f $tree/$path ]]; then
+        mkdir -p "$pristine/$(dirname "$path")"
+        cp "$tree/$path" "$pristine/$path"
+    fi
+done
 if [[ -e $tree/.laio/manifest ]]; then
     cp -r "$tree/.laio/original/." "$pristine/"
-    rm -f "$pristine/include/block/laio-tree.h"
 fi
 
 state() {
-    (cd "$1" && find . -type f -printf '%m ' -exec sha256sum {} \; | sort)
+    (cd "$1" && find . -type f -printf '%m %p\n' | sort && find . -type f -exec sha256sum {} + | sort)
 }
 
 copy=$scratch/copy
