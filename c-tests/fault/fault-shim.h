@@ -1,0 +1,21 @@
+/*
+ * What the fault shim tells a program that knows it is there.
+ *
+ * SPDX-License-Identifier: MIT OR Apache-2.0
+ */
+#ifndef FAULT_SHIM_H
+#define FAULT_SHIM_H
+
+#include <stdint.h>
+
+typedef struct FaultCounts {
+    uint64_t calls; /* of io_submit(2) */
+    uint64_t eagain;
+    uint64_t partial;
+    uint64_t cut;
+    uint64_t delayed;
+} FaultCounts;
+
+void fault_shim_counts(FaultCounts *now);
+
+#endif
