@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Looks longer than `make check` does: `tools/soak.sh SECONDS`, for about that long at each of the
+# simulator, the simulator under AddressSanitizer, the kill tests, and (at most 300 s) each fuzz
+# target. SPDX-License-Identifier: MIT OR Apache-2.0
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [[ ! ${1:-} =~ ^[1-9][0-9]*$ ]]; then
+    echo "tools/soak.sh: give a number of seconds" >&2
+    exit 2
+fi
+seconds=$1
+host=$(rustc -vV | sed -n 's/^host: //p')
+
+# Not the seeds of `make check`.
+first=${LAIO_SIM_FIRST:-$(date +%s)000000}
+export LAIO_SIM_FIRST=$first LAIO_SIM_SECONDS=$seconds
+
+echo "== the simulator, from seed $first on"
+cargo test --test sim
+
+echo '== the same under AddressSanitizer'
+RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
+    cargo test --features corosensei/sanitizer --test sim --target "$host" --target-dir target/asan
+
+echo '== kills'
+end=$((SECONDS + seconds))
+while ((SECONDS < end)); do
+    LAIO_KILL_ROUNDS=100 cargo test --quiet --test kill
+done
+
+echo '== the fuzzers'
+tools/fuzz.sh "$((seconds < 300 ? seconds : 300))"
