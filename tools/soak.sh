@@ -21,7 +21,7 @@ cargo test --test sim
 
 echo '== the same under AddressSanitizer'
 RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
-    cargo test --features corosensei/sanitizer --test sim --target "$host" --target-dir target/asan
+    cargo test --test sim --target "$host" --target-dir target/asan
 
 echo '== kills'
 end=$((SECONDS + seconds))
