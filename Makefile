@@ -70,3 +70,8 @@ clean:
 # --- QEMU tree (qemu/): check-qemu, bench-qemu ---
 
 # --- simulator and fault injection: soak ---
+
+SECONDS ?= 300
+.PHONY: soak
+soak:
+	tools/soak.sh $(SECONDS)
