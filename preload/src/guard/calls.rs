@@ -1,0 +1,215 @@
+//! Where on its stacks a thread has called io_submit: the estimate of the nesting.
+//!
+//! A call nests in an earlier one if it lies below it on the same stack and the earlier one's caller
+//! has not returned. The first is seen from addresses alone; the second is not, so a caller that is
+//! called from ever deeper functions looks nested, and [`Calls::correct`] then says what is so.
+//!
+//! Coroutines have stacks anywhere in memory, and a call on one says nothing of the calls on
+//! another. So each stack has its own record, and what tells stacks apart is distance.
+
+use std::cell::Cell;
+
+/// Stacks that are remembered at a time. One that is forgotten between two nested calls begins to
+/// count anew.
+const STACKS: usize = 16;
+/// Calls that are remembered on each, the innermost.
+const KEPT: usize = 8;
+/// Bytes between two calls that are on the same stack. QEMU's coroutines have 1 MiB of stack each,
+/// and a level of its recursion takes 9 KiB.
+const REACH: usize = 512 << 10;
+
+struct Stack {
+    /// How many calls are nested, or more than that.
+    depth: Cell<u32>,
+    /// How many of them, the innermost, are in `marks`.
+    kept: Cell<u32>,
+    /// An address in the frame of each; that of depth `d` is at `d % KEPT`.
+    marks: [Cell<usize>; KEPT],
+    /// Nothing is nested in a call that is not below this.
+    outermost: Cell<usize>,
+    /// When it was last used.
+    used: Cell<u64>,
+}
+
+impl Stack {
+    const fn new() -> Self {
+        Self {
+            depth: Cell::new(0),
+            kept: Cell::new(0),
+            marks: [const { Cell::new(0) }; KEPT],
+            outermost: Cell::new(0),
+            used: Cell::new(0),
+        }
+    }
+
+    fn slot(&self, depth: u32) -> &Cell<usize> {
+        &self.marks[depth as usize % KEPT]
+    }
+
+    fn innermost(&self) -> usize {
+        self.slot(self.depth.get()).get()
+    }
+
+    fn reaches(&self, mark: usize) -> bool {
+        self.depth.get() > 0 && self.innermost().abs_diff(mark) < REACH
+    }
+
+    fn clear(&self) {
+        self.depth.set(0);
+        self.kept.set(0);
+    }
+
+    /// Forgets the calls whose frames the stack pointer has left behind.
+    fn leave(&self, mark: usize) {
+        if mark >= self.outermost.get() {
+            return self.clear();
+        }
+        while self.kept.get() > 0 && self.innermost() <= mark {
+            self.depth.set(self.depth.get() - 1);
+            self.kept.set(self.kept.get() - 1);
+        }
+    }
+
+    fn push(&self, mark: usize) {
+        let depth = self.depth.get() + 1;
+        if depth == 1 {
+            self.outermost.set(mark);
+        }
+        self.depth.set(depth);
+        self.slot(depth).set(mark);
+        self.kept.set((self.kept.get() + 1).min(KEPT as u32));
+    }
+}
+
+/// One thread's calls.
+pub struct Calls {
+    stacks: [Stack; STACKS],
+    /// The stack of the last call.
+    current: Cell<usize>,
+    clock: Cell<u64>,
+}
+
+impl Calls {
+    pub const fn new() -> Self {
+        Self {
+            stacks: [const { Stack::new() }; STACKS],
+            current: Cell::new(0),
+            clock: Cell::new(0),
+        }
+    }
+
+    /// Takes note of a call and says how deep it may be nested: 1 for a call in no other.
+    pub fn enter(&self, mark: usize) -> u32 {
+        let mut stack = self.current();
+        if !stack.reaches(mark) {
+            stack = self.switch_to(mark);
+        }
+        stack.leave(mark);
+        stack.push(mark);
+        stack.depth.get()
+    }
+
+    fn current(&self) -> &Stack {
+        &self.stacks[self.current.get() % STACKS]
+    }
+
+    #[cold]
+    fn switch_to(&self, mark: usize) -> &Stack {
+        let now = self.clock.get() + 1;
+        self.clock.set(now);
+        self.current().used.set(now);
+        let known = self.stacks.iter().position(|stack| stack.reaches(mark));
+        let found = known.unwrap_or_else(|| self.least_recent());
+        self.current.set(found);
+        if known.is_none() {
+            self.current().clear();
+        }
+        self.current()
+    }
+
+    fn least_recent(&self) -> usize {
+        (0..STACKS).min_by_key(|&index| self.stacks[index].used.get()).unwrap_or(0)
+    }
+
+    /// Puts the record of the last call's stack right: `marks` are the calls that are nested there,
+    /// the innermost, which is the last call, first.
+    pub fn correct(&self, marks: &[usize]) {
+        let stack = self.current();
+        let outermost = stack.outermost.get();
+        stack.clear();
+        for &mark in marks.iter().rev() {
+            stack.push(mark);
+        }
+        // There may be more above those that were asked for.
+        stack.outermost.set(stack.outermost.get().max(outermost));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOP: usize = 0x7fff_0000_0000;
+    const LEVEL: usize = 9000;
+
+    #[test]
+    fn a_caller_in_a_loop_is_not_nested() {
+        let calls = Calls::new();
+        for _ in 0..100 {
+            assert_eq!(calls.enter(TOP), 1);
+        }
+    }
+
+    #[test]
+    fn calls_below_one_another_count_up_and_back() {
+        let calls = Calls::new();
+        for level in 0..100 {
+            assert_eq!(calls.enter(TOP - level * LEVEL), level as u32 + 1);
+        }
+        assert_eq!(calls.enter(TOP - 95 * LEVEL), 96);
+        assert_eq!(calls.enter(TOP - 96 * LEVEL), 97);
+        assert_eq!(calls.enter(TOP), 1);
+    }
+
+    #[test]
+    fn the_estimate_is_never_too_low_when_more_returned_than_is_kept() {
+        let calls = Calls::new();
+        for level in 0..20 {
+            calls.enter(TOP - level * 100);
+        }
+        assert!(calls.enter(TOP - 5 * 100) >= 6);
+    }
+
+    /// The prototype forgot a stack's frames when a call came on a stack above it.
+    #[test]
+    fn a_call_on_another_stack_changes_nothing_on_this_one() {
+        for distance in [-(64i64 << 20), -(1 << 20), 1 << 20, 64 << 20] {
+            let calls = Calls::new();
+            let other = TOP.wrapping_add_signed(distance as isize);
+            for level in 0..20 {
+                assert_eq!(calls.enter(TOP - level * LEVEL), level as u32 + 1);
+                assert_eq!(calls.enter(other), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn many_stacks_in_turn_are_each_at_the_first_call() {
+        let calls = Calls::new();
+        for round in 0..1000 {
+            assert_eq!(calls.enter(TOP - ((round % 100) << 20)), 1);
+        }
+    }
+
+    #[test]
+    fn a_correction_holds_until_its_frames_return() {
+        let calls = Calls::new();
+        for level in 0..8 {
+            calls.enter(TOP - level * LEVEL);
+        }
+        calls.correct(&[TOP - 7 * LEVEL, TOP - 3 * LEVEL]);
+        assert_eq!(calls.enter(TOP - 8 * LEVEL), 3);
+        assert_eq!(calls.enter(TOP - 4 * LEVEL), 2);
+        assert_eq!(calls.enter(TOP), 1);
+    }
+}

@@ -1,0 +1,133 @@
+//! `liblaio_preload.so`: protects, or takes over, a QEMU that cannot be rebuilt.
+//!
+//! Two modes. [`guard`] stands in front of libaio's io_submit and answers EAGAIN where a program
+//! recurses through it too deeply. [`takeover`] points a QEMU executable's own `laio_*` functions at
+//! laio's engine. `docs/preload.md` says when to use which.
+//!
+//! Exported are io_submit and the [marker](FIRST) by which several copies know each other.
+
+mod guard;
+mod settings;
+mod stats;
+mod takeover;
+
+use std::ffi::{c_int, c_long, c_void};
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use settings::{Mode, Settings};
+
+/// libaio's `io_context_t`.
+type IoContext = *mut c_void;
+type IoSubmit = unsafe extern "C" fn(IoContext, c_long, *mut *mut guard::Iocb) -> c_int;
+
+/// The next io_submit after ours; null until it is first needed, because libaio may be loaded late.
+static NEXT: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Only the copy of this library whose marker the loader finds first does anything: two guards
+/// would count each other's calls.
+#[unsafe(export_name = "laio_preload_marker")]
+static FIRST: u8 = 1;
+
+/// As libaio's io_submit.
+///
+/// # Safety
+///
+/// As libaio's io_submit.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn io_submit(
+    context: IoContext,
+    count: c_long,
+    iocbs: *mut *mut guard::Iocb,
+) -> c_int {
+    // Lies at the same distance from the caller's frame in every call.
+    let mark = 0u8;
+    let mark = std::hint::black_box(&raw const mark).addr();
+    // SAFETY: the caller's promise.
+    if unsafe { guard::refuses(mark, count, iocbs) } {
+        return -libc::EAGAIN;
+    }
+    // SAFETY: the caller's promise.
+    let answer = unsafe { next_io_submit()(context, count, iocbs) };
+    if let Some(counters) = stats::guard_counters() {
+        counters.submitted(answer);
+    }
+    answer
+}
+
+fn next_io_submit() -> IoSubmit {
+    let mut next = NEXT.load(Ordering::Relaxed);
+    if next.is_null() {
+        // SAFETY: the name is a C string.
+        next = unsafe { libc::dlsym(libc::RTLD_NEXT, c"io_submit".as_ptr()) };
+        if next.is_null() {
+            // Somebody called us by name without having libaio, or hides it from us.
+            next = bare_io_submit as *mut c_void;
+        }
+        // Relaxed: whoever else looks it up finds the same.
+        NEXT.store(next, Ordering::Relaxed);
+    }
+    // SAFETY: not null, and libaio's function or ours, which are of this type.
+    unsafe { std::mem::transmute::<*mut c_void, IoSubmit>(next) }
+}
+
+/// What libaio's does: the system call, and the errno in the result.
+unsafe extern "C" fn bare_io_submit(
+    context: IoContext,
+    count: c_long,
+    iocbs: *mut *mut guard::Iocb,
+) -> c_int {
+    // SAFETY: the caller's promise; io_submit(2) has these arguments.
+    let taken = unsafe { libc::syscall(libc::SYS_io_submit, context, count, iocbs) };
+    if taken < 0 {
+        // SAFETY: always valid in its thread.
+        return -unsafe { *libc::__errno_location() };
+    }
+    taken as c_int
+}
+
+/// Says one line of what is wrong, in one write.
+fn complain(message: impl std::fmt::Display) {
+    stats::write_stderr(&format!("laio_preload: {message}\n"));
+}
+
+fn is_first_copy() -> bool {
+    // SAFETY: the name is a C string.
+    let first = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"laio_preload_marker".as_ptr()) };
+    first.cast_const() == (&raw const FIRST).cast()
+}
+
+extern "C" fn start() {
+    if !is_first_copy() {
+        return;
+    }
+    let settings = Settings::from_environment();
+    if settings.mode == Mode::Engine {
+        match takeover::start(settings.max_depth) {
+            Ok(()) => return stats::start(settings.stats, Mode::Engine),
+            Err(takeover::Refusal::NothingThere) => {}
+            Err(takeover::Refusal::Unfamiliar(why)) => {
+                complain(format_args!("no engine mode: {why}; using guard"));
+            }
+        }
+    }
+    if settings.mode == Mode::Off {
+        return stats::start(settings.stats, Mode::Off);
+    }
+    stats::start(settings.stats, Mode::Guard);
+    guard::start(settings.max_depth);
+}
+
+extern "C" fn finish() {
+    stats::finish();
+}
+
+// SAFETY: the loader calls what stands in these sections once, with arguments that C functions may
+// ignore.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static START: extern "C" fn() = start;
+// SAFETY: as above.
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static FINISH: extern "C" fn() = finish;

@@ -1,0 +1,203 @@
+//! What the executable's `laio_*` jump to. QEMU's prototypes, and no arguments but QEMU's.
+
+use std::ffi::c_int;
+use std::fmt::Display;
+use std::ptr;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use laio_engine::engine::request::Io;
+use laio_engine::engine::{LaioStats, State};
+use laio_engine::host::{AioContext, Error, Host};
+use laio_engine::kernel::{self, Errno, LinuxAio};
+use laio_engine::qemu::{BdrvRequestFlags, QEMUIOVector};
+
+use super::qemu::{Functions, Generation, Qemu};
+use crate::stats::Summary;
+
+type QemuState = State<LinuxAio, Qemu>;
+
+static FUNCTIONS: OnceLock<Functions> = OnceLock::new();
+
+/// The executable's functions are called only by code that it enters after this.
+pub fn start(functions: Functions) {
+    let _ = FUNCTIONS.set(functions);
+}
+
+fn host() -> Qemu {
+    match FUNCTIONS.get() {
+        Some(functions) => Qemu(functions),
+        None => unreachable!("laio_preload: entered before the start"),
+    }
+}
+
+/// What stands in for what, in the executable's generation.
+pub fn replacements(generation: Generation) -> Vec<(&'static str, usize)> {
+    let mut replacements = vec![
+        ("laio_init", init as *const () as usize),
+        ("laio_cleanup", cleanup as *const () as usize),
+        ("laio_attach_aio_context", attach as *const () as usize),
+        ("laio_detach_aio_context", detach as *const () as usize),
+        ("laio_has_fdsync", has_fdsync as *const () as usize),
+    ];
+    match generation {
+        Generation::V9 => {
+            replacements.push(("laio_co_submit", co_submit_9 as *const () as usize));
+        }
+        Generation::V10 => {
+            replacements.push(("laio_co_submit", co_submit as *const () as usize));
+            replacements.push(("laio_has_fua", has_fua as *const () as usize));
+        }
+    }
+    replacements
+}
+
+fn report(function: &str, reason: impl Display) {
+    crate::complain(format_args!("{function}: {reason}"));
+}
+
+unsafe extern "C" fn init(errp: *mut *mut Error) -> *mut QemuState {
+    match LinuxAio::new() {
+        Ok(kernel) => {
+            let state = Box::into_raw(Box::new(State::new(kernel, host())));
+            states().live.push(Live(state));
+            state
+        }
+        Err(errno) => {
+            let message = c"failed to create a Linux AIO context";
+            host().error_set(errp, errno.0, message);
+            ptr::null_mut()
+        }
+    }
+}
+
+unsafe extern "C" fn cleanup(s: *mut QemuState) {
+    // SAFETY: QEMU's state is what `init` gave.
+    let state = unsafe { &*s };
+    if let Err(refusal) = state.check_cleanup() {
+        return report("laio_cleanup", refusal);
+    }
+    states().retire(s);
+    // SAFETY: as above, and checked; QEMU does not use it again.
+    unsafe { QemuState::cleanup(s) };
+}
+
+unsafe extern "C" fn attach(s: *mut QemuState, context: *mut AioContext) {
+    // SAFETY: as in `cleanup`.
+    if let Err(refusal) = unsafe { &*s }.attach(context) {
+        report("laio_attach_aio_context", refusal);
+    }
+}
+
+unsafe extern "C" fn detach(s: *mut QemuState, context: *mut AioContext) {
+    // SAFETY: as in `cleanup`.
+    if let Err(refusal) = unsafe { &*s }.detach(context) {
+        report("laio_detach_aio_context", refusal);
+    }
+}
+
+unsafe extern "C" fn co_submit(
+    fd: c_int,
+    offset: u64,
+    qiov: *mut QEMUIOVector,
+    kind: c_int,
+    flags: BdrvRequestFlags,
+    dev_max_batch: u64,
+) -> c_int {
+    let host = host();
+    let state = host.linux_aio_state(host.current_aio_context());
+    // SAFETY: null, or QEMU's vector, which stays until the request is complete.
+    let vector = unsafe { qiov.as_ref() };
+    let parts = vector.map_or((ptr::null(), 0), |qiov| (qiov.iov.cast_const(), qiov.niov));
+    // SAFETY: the vector has as many parts as it says.
+    let result = unsafe { Io::new(kind, flags, fd, offset, parts) }.and_then(|io| {
+        // SAFETY: the state that QEMU has for this thread came from `init`.
+        unsafe { QemuState::co_submit(state.cast(), io, dev_max_batch) }
+    });
+    result.unwrap_or_else(Errno::negative)
+}
+
+unsafe extern "C" fn co_submit_9(
+    fd: c_int,
+    offset: u64,
+    qiov: *mut QEMUIOVector,
+    kind: c_int,
+    dev_max_batch: u64,
+) -> c_int {
+    // SAFETY: as QEMU called this.
+    unsafe { co_submit(fd, offset, qiov, kind, 0, dev_max_batch) }
+}
+
+extern "C" fn has_fdsync(fd: c_int) -> bool {
+    kernel::has_fdsync(fd)
+}
+
+extern "C" fn has_fua() -> bool {
+    kernel::has_fua()
+}
+
+struct Live(*const QemuState);
+
+// SAFETY: only its counters are read through it, at exit.
+unsafe impl Send for Live {}
+
+/// The states, for the statistics at exit.
+struct States {
+    live: Vec<Live>,
+    retired: Summary,
+    /// What the parent process counted before this one began.
+    inherited: Summary,
+}
+
+static STATES: Mutex<States> =
+    Mutex::new(States { live: Vec::new(), retired: Summary::ZERO, inherited: Summary::ZERO });
+
+fn states() -> MutexGuard<'static, States> {
+    STATES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl States {
+    fn retire(&mut self, state: *const QemuState) {
+        // SAFETY: about to be freed by the caller.
+        self.retired.add(&unsafe { &*state }.stats());
+        self.live.retain(|live| live.0 != state);
+    }
+
+    fn total(&self) -> Summary {
+        let mut total = self.retired.clone();
+        for live in &self.live {
+            // SAFETY: not freed. Its thread may still count; a count that is a little old will do.
+            total.add(&unsafe { &*live.0 }.stats());
+        }
+        total
+    }
+}
+
+impl Summary {
+    const ZERO: Self = Self { calls: 0, requests: 0, deepest: 0, at_bound: 0 };
+
+    fn add(&mut self, stats: &LaioStats) {
+        self.calls += stats.io_submit_calls;
+        self.requests += stats.submitted;
+        self.deepest = self.deepest.max(stats.deepest_nesting);
+        self.at_bound += stats.at_bound;
+    }
+}
+
+pub fn summary() -> Summary {
+    let states = states();
+    let total = states.total();
+    Summary {
+        calls: total.calls - states.inherited.calls,
+        requests: total.requests - states.inherited.requests,
+        deepest: total.deepest,
+        at_bound: total.at_bound - states.inherited.at_bound,
+    }
+}
+
+/// In the child of a fork: what happened so far happened in the parent.
+pub fn forget_statistics() {
+    // Another thread of the parent may have held the lock, and does not exist here.
+    if let Ok(mut states) = STATES.try_lock() {
+        states.inherited = states.total();
+    }
+}
