@@ -12,8 +12,9 @@ use std::cell::Cell;
 /// Stacks that are remembered at a time. One that is forgotten between two nested calls begins to
 /// count anew.
 const STACKS: usize = 16;
-/// Calls that are remembered on each, the innermost.
-const KEPT: usize = 8;
+/// Calls that are remembered on each, the innermost. More than the default bound, so that they are
+/// all that there are.
+const KEPT: usize = 16;
 /// Bytes between two calls that are on the same stack. QEMU's coroutines have 1 MiB of stack each,
 /// and a level of its recursion takes 9 KiB.
 const REACH: usize = 512 << 10;
@@ -109,6 +110,16 @@ impl Calls {
         stack.depth.get()
     }
 
+    /// What the last [`enter`](Self::enter) said.
+    pub fn depth(&self) -> u32 {
+        self.current().depth.get()
+    }
+
+    /// The outermost call's mark on the last call's stack.
+    pub fn outermost(&self) -> usize {
+        self.current().outermost.get()
+    }
+
     fn current(&self) -> &Stack {
         &self.stacks[self.current.get() % STACKS]
     }
@@ -132,16 +143,17 @@ impl Calls {
     }
 
     /// Puts the record of the last call's stack right: `marks` are the calls that are nested there,
-    /// the innermost, which is the last call, first.
-    pub fn correct(&self, marks: &[usize]) {
+    /// the innermost, which is the last call, first; `all` of them, or there may be more.
+    pub fn correct(&self, marks: &[usize], all: bool) {
         let stack = self.current();
         let outermost = stack.outermost.get();
         stack.clear();
         for &mark in marks.iter().rev() {
             stack.push(mark);
         }
-        // There may be more above those that were asked for.
-        stack.outermost.set(stack.outermost.get().max(outermost));
+        if !all {
+            stack.outermost.set(stack.outermost.get().max(outermost));
+        }
     }
 }
 
@@ -174,7 +186,7 @@ mod tests {
     #[test]
     fn the_estimate_is_never_too_low_when_more_returned_than_is_kept() {
         let calls = Calls::new();
-        for level in 0..20 {
+        for level in 0..40 {
             calls.enter(TOP - level * 100);
         }
         assert!(calls.enter(TOP - 5 * 100) >= 6);
@@ -207,7 +219,7 @@ mod tests {
         for level in 0..8 {
             calls.enter(TOP - level * LEVEL);
         }
-        calls.correct(&[TOP - 7 * LEVEL, TOP - 3 * LEVEL]);
+        calls.correct(&[TOP - 7 * LEVEL, TOP - 3 * LEVEL], true);
         assert_eq!(calls.enter(TOP - 8 * LEVEL), 3);
         assert_eq!(calls.enter(TOP - 4 * LEVEL), 2);
         assert_eq!(calls.enter(TOP), 1);

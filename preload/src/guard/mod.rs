@@ -15,6 +15,8 @@
 //! cannot hang on it.
 
 mod calls;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+mod chain;
 mod unwind;
 
 use std::ffi::{c_int, c_long};
@@ -25,6 +27,7 @@ use laio_engine::kernel::sys::IOCB_FLAG_RESFD;
 
 use crate::stats;
 use calls::Calls;
+use chain::Chain;
 
 /// How deep calls may nest; 0 as long as there is no bound to keep.
 static MAX_DEPTH: AtomicU32 = AtomicU32::new(0);
@@ -32,6 +35,7 @@ static MAX_DEPTH: AtomicU32 = AtomicU32::new(0);
 thread_local! {
     // No destructor and no allocation: the memory is there from the thread's start to its end.
     static CALLS: Calls = const { Calls::new() };
+    static CHAIN: Chain = const { Chain::new() };
 }
 
 pub fn start(max_depth: u32) {
@@ -76,9 +80,20 @@ pub unsafe fn refuses(mark: usize, count: c_long, iocbs: *mut *mut Iocb) -> bool
 /// How deep the call is nested, up to one more than the bound.
 #[cold]
 fn look_closely(calls: &Calls, mark: usize, max_depth: u32) -> u32 {
-    let nested = unwind::nested_calls(mark, max_depth as usize + 1);
-    calls.correct(nested.marks());
-    nested.marks().len() as u32
+    CHAIN.with(|chain| {
+        // SAFETY: `mark` is on our caller's frame; the other is of an earlier call on its stack.
+        if calls.depth() > max_depth && unsafe { chain.is_above(mark, calls.outermost()) } {
+            return max_depth + 1;
+        }
+        let wanted = max_depth as usize + 1;
+        let nested = unwind::nested_calls(mark, wanted, chain);
+        let all = nested.marks().len() < wanted;
+        calls.correct(nested.marks(), all);
+        if all {
+            chain.clear();
+        }
+        nested.marks().len() as u32
+    })
 }
 
 /// Whether the event loop that watches the first request's eventfd finds it readable.

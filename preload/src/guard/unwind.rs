@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use laio_engine::engine::depth::LARGEST_MAX_DEPTH;
 
+use super::chain::{Chain, Frame};
+
 /// Frames to look at for each call that is wanted. QEMU has three between two calls.
 const FRAMES_PER_CALL: usize = 64;
 const LARGEST: usize = LARGEST_MAX_DEPTH as usize + 1;
@@ -39,11 +41,16 @@ unsafe extern "C" {
         argument: *mut c_void,
     ) -> c_int;
     fn _Unwind_GetCFA(context: *mut Context) -> usize;
+    #[cfg(target_arch = "x86_64")]
+    fn _Unwind_GetIP(context: *mut Context) -> usize;
     fn _Unwind_GetRegionStart(context: *mut Context) -> usize;
 }
 
 /// The calls of io_submit in which the present one is nested, and that one itself.
-pub struct Nested {
+pub struct Nested<'a> {
+    /// Takes note of the frames on the way.
+    chain: &'a Chain,
+    chain_is_whole: bool,
     mark: usize,
     wanted: usize,
     frames_left: usize,
@@ -56,7 +63,7 @@ pub struct Nested {
     marks: [usize; LARGEST],
 }
 
-impl Nested {
+impl Nested<'_> {
     /// An address in the frame of each call, the innermost first.
     pub fn marks(&self) -> &[usize] {
         &self.marks[..self.found]
@@ -69,6 +76,7 @@ impl Nested {
         if stack_pointer <= self.mark {
             return CONTINUE; // Our own frames.
         }
+        self.note(context, stack_pointer);
         if self.found == 0 {
             self.caller = function;
             self.to_mark = stack_pointer - self.mark;
@@ -84,16 +92,34 @@ impl Nested {
         if self.found == self.wanted || self.frames_left == 0 { STOP } else { CONTINUE }
     }
 
+    #[cfg(target_arch = "x86_64")]
+    fn note(&mut self, context: *mut Context, stack_pointer: usize) {
+        let place = stack_pointer - size_of::<usize>();
+        // SAFETY: as in `see`.
+        let return_address = unsafe { _Unwind_GetIP(context) };
+        self.chain_is_whole &= u32::try_from(place - self.mark)
+            .is_ok_and(|distance| self.chain.push(Frame { distance, return_address }));
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn note(&mut self, _: *mut Context, _: usize) {
+        self.chain_is_whole = false;
+    }
+
     unsafe extern "C" fn trace(context: *mut Context, this: *mut c_void) -> c_int {
         // SAFETY: what `nested_calls` gave.
         unsafe { &mut *this.cast::<Self>() }.see(context)
     }
 }
 
-/// Looks for up to `wanted` calls; the present one has `mark` on its frame.
-pub fn nested_calls(mark: usize, wanted: usize) -> Nested {
+/// Looks for up to `wanted` calls; the present one has `mark` on its frame. The frames up to the last
+/// of them are in `chain` afterwards, if there is room.
+pub fn nested_calls(mark: usize, wanted: usize, chain: &Chain) -> Nested<'_> {
+    chain.clear();
     let wanted = wanted.clamp(1, LARGEST);
     let mut nested = Nested {
+        chain,
+        chain_is_whole: true,
         mark,
         wanted,
         frames_left: wanted * FRAMES_PER_CALL,
@@ -105,5 +131,8 @@ pub fn nested_calls(mark: usize, wanted: usize) -> Nested {
     };
     // SAFETY: the callback gets the address of a `Nested` that outlives the call.
     unsafe { _Unwind_Backtrace(Nested::trace, (&raw mut nested).cast()) };
+    if !nested.chain_is_whole {
+        chain.clear();
+    }
     nested
 }
