@@ -92,7 +92,7 @@ fn look_closely(calls: &Calls, mark: usize, max_depth: u32) -> u32 {
         if all {
             chain.clear();
         }
-        nested.marks().len() as u32
+        nested.depth() as u32
     })
 }
 

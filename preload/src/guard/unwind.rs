@@ -60,11 +60,18 @@ pub struct Nested<'a> {
     /// From the caller's stack pointer to the mark.
     to_mark: usize,
     found: usize,
+    /// How many were found when the event loop was.
+    below_event_loop: Option<usize>,
     marks: [usize; LARGEST],
 }
 
 impl Nested<'_> {
-    /// An address in the frame of each call, the innermost first.
+    /// How many there are since the event loop was entered.
+    pub fn depth(&self) -> usize {
+        self.below_event_loop.unwrap_or(self.found)
+    }
+
+    /// An address in the frame of each call on this stack, the innermost first.
     pub fn marks(&self) -> &[usize] {
         &self.marks[..self.found]
     }
@@ -82,7 +89,8 @@ impl Nested<'_> {
             self.to_mark = stack_pointer - self.mark;
         }
         if function == self.event_loop && function != 0 {
-            return STOP;
+            self.below_event_loop.get_or_insert(self.found);
+            self.chain_is_whole = false;
         }
         if function == self.caller && function != 0 || self.found == 0 {
             self.marks[self.found] = stack_pointer - self.to_mark;
@@ -127,6 +135,7 @@ pub fn nested_calls(mark: usize, wanted: usize, chain: &Chain) -> Nested<'_> {
         caller: 0,
         to_mark: 0,
         found: 0,
+        below_event_loop: None,
         marks: [0; LARGEST],
     };
     // SAFETY: the callback gets the address of a `Nested` that outlives the call.
