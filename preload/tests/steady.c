@@ -75,11 +75,11 @@ static __attribute__((noinline)) void tree(int levels)
 
 static __attribute__((noinline)) void at_depth(size_t bytes)
 {
-    volatile char room[bytes];
+    char room[bytes];
 
-    room[0] = 1;
+    __asm__ volatile("" ::"r"(room) : "memory");
     one();
-    room[bytes - 1] = 1;
+    __asm__ volatile("" ::"r"(room) : "memory");
 }
 
 static void up_and_down(void)
@@ -130,14 +130,14 @@ static void link_in_chain(void)
     one();
 }
 
-static void coroutines(void)
+static __attribute__((noinline)) void coroutines(void)
 {
     size_t size = (size_t)COROUTINES * STACK_SIZE;
     char *stacks = mmap(NULL, size, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     assert(stacks != MAP_FAILED);
-    for (int i = 0; i < COROUTINES; i++) {
+    for (volatile int i = 0; i < COROUTINES; i++) {
         ucontext_t *coroutine = &chain.coroutines[i];
 
         assert(getcontext(coroutine) == 0);

@@ -15,9 +15,11 @@ const STACKS: usize = 16;
 /// Calls that are remembered on each, the innermost. More than the default bound, so that they are
 /// all that there are.
 const KEPT: usize = 16;
-/// Bytes between two calls that are on the same stack. QEMU's coroutines have 1 MiB of stack each,
-/// and a level of its recursion takes 9 KiB.
+/// Bytes between two calls that are surely on the same stack if no other stack is nearer: QEMU's
+/// coroutines have 1 MiB of stack each, and a level of its recursion takes 9 KiB.
 const REACH: usize = 512 << 10;
+/// Bytes between two calls between which there is no room for another stack's.
+const NEAR: usize = 64 << 10;
 
 struct Stack {
     /// How many calls are nested, or more than that.
@@ -51,8 +53,12 @@ impl Stack {
         self.slot(self.depth.get()).get()
     }
 
-    fn reaches(&self, mark: usize) -> bool {
-        self.depth.get() > 0 && self.innermost().abs_diff(mark) < REACH
+    /// From its innermost call to `mark`.
+    fn distance(&self, mark: usize) -> usize {
+        match self.depth.get() {
+            0 => usize::MAX,
+            _ => self.innermost().abs_diff(mark),
+        }
     }
 
     fn clear(&self) {
@@ -102,7 +108,7 @@ impl Calls {
     /// Takes note of a call and says how deep it may be nested: 1 for a call in no other.
     pub fn enter(&self, mark: usize) -> u32 {
         let mut stack = self.current();
-        if !stack.reaches(mark) {
+        if stack.distance(mark) >= NEAR {
             stack = self.switch_to(mark);
         }
         stack.leave(mark);
@@ -142,17 +148,13 @@ impl Calls {
         (0..STACKS).min_by_key(|&index| self.stacks[index].used.get()).unwrap_or(0)
     }
 
-    /// Puts the record of the last call's stack right: `marks` are the calls that are nested there,
-    /// the innermost, which is the last call, first; `all` of them, or there may be more.
-    pub fn correct(&self, marks: &[usize], all: bool) {
+    /// Puts the record of the last call's stack right: `marks` are all the calls that are nested
+    /// there, the innermost, which is the last call, first.
+    pub fn correct(&self, marks: &[usize]) {
         let stack = self.current();
-        let outermost = stack.outermost.get();
         stack.clear();
         for &mark in marks.iter().rev() {
             stack.push(mark);
-        }
-        if !all {
-            stack.outermost.set(stack.outermost.get().max(outermost));
         }
     }
 }
@@ -205,6 +207,17 @@ mod tests {
         }
     }
 
+    /// Within the reach of one another, as the end of one stack is of the beginning of the next.
+    #[test]
+    fn the_nearest_stack_is_the_one() {
+        let calls = Calls::new();
+        let neighbour = TOP - (1 << 20);
+        for level in 0..100 {
+            assert_eq!(calls.enter(TOP - level * LEVEL), level as u32 + 1);
+            assert_eq!(calls.enter(neighbour), 1);
+        }
+    }
+
     #[test]
     fn many_stacks_in_turn_are_each_at_the_first_call() {
         let calls = Calls::new();
@@ -219,7 +232,7 @@ mod tests {
         for level in 0..8 {
             calls.enter(TOP - level * LEVEL);
         }
-        calls.correct(&[TOP - 7 * LEVEL, TOP - 3 * LEVEL], true);
+        calls.correct(&[TOP - 7 * LEVEL, TOP - 3 * LEVEL]);
         assert_eq!(calls.enter(TOP - 8 * LEVEL), 3);
         assert_eq!(calls.enter(TOP - 4 * LEVEL), 2);
         assert_eq!(calls.enter(TOP), 1);

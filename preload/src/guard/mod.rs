@@ -87,9 +87,8 @@ fn look_closely(calls: &Calls, mark: usize, max_depth: u32) -> u32 {
         }
         let wanted = max_depth as usize + 1;
         let nested = unwind::nested_calls(mark, wanted, chain);
-        let all = nested.marks().len() < wanted;
-        calls.correct(nested.marks(), all);
-        if all {
+        if nested.marks().len() < wanted {
+            calls.correct(nested.marks());
             chain.clear();
         }
         nested.depth() as u32
