@@ -135,17 +135,17 @@ impl Calls {
         let now = self.clock.get() + 1;
         self.clock.set(now);
         self.current().used.set(now);
-        let known = self.stacks.iter().position(|stack| stack.reaches(mark));
-        let found = known.unwrap_or_else(|| self.least_recent());
-        self.current.set(found);
-        if known.is_none() {
+        self.current.set(self.least_by(|stack| stack.distance(mark)));
+        if self.current().distance(mark) >= REACH {
+            self.current.set(self.least_by(|stack| stack.used.get()));
             self.current().clear();
         }
         self.current()
     }
 
-    fn least_recent(&self) -> usize {
-        (0..STACKS).min_by_key(|&index| self.stacks[index].used.get()).unwrap_or(0)
+    fn least_by<T: Ord>(&self, key: impl Fn(&Stack) -> T) -> usize {
+        let least = (0..STACKS).min_by_key(|&index| key(&self.stacks[index]));
+        least.unwrap_or(0)
     }
 
     /// Puts the record of the last call's stack right: `marks` are all the calls that are nested
