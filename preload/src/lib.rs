@@ -4,7 +4,7 @@
 //! recurses through it too deeply. [`takeover`] points a QEMU executable's own `laio_*` functions at
 //! laio's engine. `docs/preload.md` says when to use which.
 //!
-//! Exported are io_submit and the [marker](FIRST) by which several copies know each other.
+//! Exported are io_submit and the [marker](MARKER) by which several copies know each other.
 
 mod guard;
 mod settings;
@@ -24,9 +24,10 @@ type IoSubmit = unsafe extern "C" fn(IoContext, c_long, *mut *mut guard::Iocb) -
 static NEXT: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Only the copy of this library whose marker the loader finds first does anything: two guards
-/// would count each other's calls.
+/// would count each other's calls. By its own address a copy would find the first one's marker too,
+/// so what it holds tells them apart.
 #[unsafe(export_name = "laio_preload_marker")]
-static FIRST: u8 = 1;
+static MARKER: extern "C" fn() = start;
 
 /// As libaio's io_submit.
 ///
@@ -93,8 +94,12 @@ fn complain(message: impl std::fmt::Display) {
 
 fn is_first_copy() -> bool {
     // SAFETY: the name is a C string.
-    let first = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"laio_preload_marker".as_ptr()) };
-    first.cast_const() == (&raw const FIRST).cast()
+    let marker = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"laio_preload_marker".as_ptr()) };
+    if marker.is_null() {
+        return true; // Loaded by dlopen(3), where nobody else finds it either.
+    }
+    // SAFETY: some copy's marker, which is as large as this one's; only its bits are looked at.
+    unsafe { marker.cast::<usize>().read() == start as *const () as usize }
 }
 
 extern "C" fn start() {
