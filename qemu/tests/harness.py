@@ -54,10 +54,10 @@ class Tools:
     def tool(self, name):
         return os.path.join(self.directory, name)
 
-    def start(self, name, *args, **options):
+    def start(self, name, *args, stdin=subprocess.DEVNULL, **options):
         return subprocess.Popen([self.tool(name), *map(str, args)], text=True, env=environment(),
-                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, **options)
+                                stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                **options)
 
     def finish(self, process):
         """Waits for a tool; one that hangs fails the test."""
@@ -137,6 +137,14 @@ class Daemon:
             answer = self.answer()
         check('error' not in answer, f'{command}: {answer}')
         return answer.get('return')
+
+    def succeeds(self, command, **arguments):
+        """False also when the daemon is just ending."""
+        try:
+            self.command(command, **arguments)
+            return True
+        except (AssertionError, OSError):
+            return False
 
     def quit(self):
         self.command('quit')
