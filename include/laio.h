@@ -340,8 +340,8 @@ void laio_io_unplug(uint64_t dev_max_batch);
 
 /**
  * Whether the kernel can flush `fd` asynchronously, so that QEMU_AIO_FLUSH may be submitted for
- * it. False also for a negative descriptor, and when no AIO context is left to ask with. Any
- * thread.
+ * it. False also for a negative descriptor, and when no AIO context is left to ask with; true for
+ * one that is closed. Any thread.
  *
  * As laio_has_fdsync() of QEMU.
  */
@@ -420,6 +420,8 @@ unsigned int laio_max_submit_depth(void);
 /**
  * Sets how deep submission may nest, for all threads: 1 to 64, or else -EINVAL. Returns 0. A
  * level takes less than 1 KiB of stack, and what the host's own functions take in between.
+ * A nested event loop counts anew: with n of them in each other there may be n + 1 times as many
+ * levels on the stack.
  */
 int laio_set_max_submit_depth(unsigned int depth);
 

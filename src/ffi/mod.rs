@@ -249,8 +249,8 @@ fn unplug(function: &str, state: &LinuxAioState, dev_max_batch: u64) {
 }
 
 /// Whether the kernel can flush `fd` asynchronously, so that QEMU_AIO_FLUSH may be submitted for
-/// it. False also for a negative descriptor, and when no AIO context is left to ask with. Any
-/// thread.
+/// it. False also for a negative descriptor, and when no AIO context is left to ask with; true for
+/// one that is closed. Any thread.
 ///
 /// As laio_has_fdsync() of QEMU.
 #[unsafe(no_mangle)]
@@ -377,6 +377,8 @@ pub extern "C" fn laio_max_submit_depth() -> c_uint {
 
 /// Sets how deep submission may nest, for all threads: 1 to 64, or else -EINVAL. Returns 0. A
 /// level takes less than 1 KiB of stack, and what the host's own functions take in between.
+/// A nested event loop counts anew: with n of them in each other there may be n + 1 times as many
+/// levels on the stack.
 #[unsafe(no_mangle)]
 pub extern "C" fn laio_set_max_submit_depth(depth: c_uint) -> c_int {
     if depth::set_max(depth) { 0 } else { EINVAL }
