@@ -9,6 +9,8 @@ INSTALL_BUILD_DIR ?= build-install
 CC ?= cc
 CFLAGS ?= -O2
 CARGO_TARGET_DIR ?= target
+QEMU_VERSION ?= 10.0
+SECONDS ?= 300
 export BUILD_DIR
 
 demo_bench = $(BUILD_DIR)/demo/laio-bench
@@ -17,17 +19,19 @@ version = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # What Rust's standard library needs of the system in a static link.
 rust_libs = -lgcc_s -lutil -lrt -lpthread -lm -ldl
 
-.PHONY: help all demo demo-build check bench header install clean
+.PHONY: help all demo demo-build check check-qemu bench bench-qemu soak header install clean
 
 help:
 	@echo 'make demo     a million completions that would each nest, on a sparse image: see it work'
 	@echo 'make check    every test'
+	@echo 'make soak     looks for bugs for longer: SECONDS=$(SECONDS) for each of several ways'
+	@echo 'make check-qemu  builds QEMU 7.2 and 10.0 on the library and tests their tools'
+	@echo 'make bench-qemu  QEMU on the library against QEMU as it is: time and instructions'
 	@echo 'make all      build the library and the C programs into $(BUILD_DIR)/'
 	@echo 'make bench    laio-bench against fio on the same files; BENCH_ARGS="--reps 3 --json FILE"'
 	@echo 'make header   regenerate include/laio.h from src/'
 	@echo 'make install  library, header, laio.pc and laio-bench; PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
 	@echo 'make clean    remove what these have built'
-# (help) more front doors: check-qemu, bench-qemu, soak
 
 all: $(BUILD_DIR)/build.ninja
 	meson compile -C $(BUILD_DIR)
@@ -39,10 +43,12 @@ $(BUILD_DIR)/build.ninja:
 # Without meson, so that a machine with Rust and a C compiler alone shows it.
 demo: demo-build
 	tools/demo.sh "$(abspath $(demo_bench))"
+	@echo
+	@preload/demo.sh
 
 demo-build:
 	tools/install-deps.sh build
-	cargo build --release --lib
+	cargo build --release
 	@mkdir -p $(dir $(demo_bench))
 	$(CC) -std=gnu11 $(CFLAGS) -D_GNU_SOURCE -DLAIO_BENCH_VERSION='"$(version)"' -Iinclude \
 		-o $(demo_bench) $(bench_sources) $(CARGO_TARGET_DIR)/release/liblaio.a $(rust_libs)
@@ -67,11 +73,13 @@ clean:
 	cargo clean
 	rm -rf $(BUILD_DIR) $(INSTALL_BUILD_DIR)
 
-# --- QEMU tree (qemu/): check-qemu, bench-qemu ---
+check-qemu:
+	tools/check-qemu.sh
 
-# --- simulator and fault injection: soak ---
+bench-qemu:
+	tools/install-deps.sh install qemu
+	cargo build --release
+	qemu/bench.sh $(QEMU_VERSION) $(BUILD_DIR)/qemu
 
-SECONDS ?= 300
-.PHONY: soak
 soak:
 	tools/soak.sh $(SECONDS)

@@ -10,7 +10,8 @@ Usage: tools/install-deps.sh PURPOSE...
   build      a C compiler and linker, for the library and laio-bench
   install    meson, ninja, pkg-config, python3, and what meson looks for to configure the tests:
              a C++ compiler and GLib's headers
-  check      all that and valgrind
+  check      all that, valgrind, and libaio's headers
+  qemu       what QEMU's tools are built with, and dpkg-dev to fetch their source
   bench      fio
   bindings   libclang, to regenerate the kernel bindings (nobody else needs it)
 
@@ -29,6 +30,10 @@ has() { command -v "$1" >/dev/null 2>&1; }
 has_glib_headers() {
     if has pkg-config; then pkg-config --exists glib-2.0; else return 1; fi
 }
+
+has_header() { echo "#include <$1>" | cc -E - >/dev/null 2>&1; }
+
+has_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
 has_libclang() {
     # The one of the -dev package, which brings the compiler's own headers along.
@@ -68,6 +73,21 @@ collect() {
     check)
         collect install
         need has valgrind -- valgrind
+        need has_header libaio.h -- libaio-dev
+        ;;
+    qemu)
+        collect build
+        need has dpkg-source -- dpkg-dev
+        need has flex -- flex
+        need has bison -- bison
+        need has ninja -- ninja-build
+        need has pkg-config -- pkg-config
+        need has python3 -- python3
+        need has_venv -- python3-venv
+        need has_glib_headers -- libglib2.0-dev
+        need has_header zlib.h -- zlib1g-dev
+        need has_header liburing.h -- liburing-dev
+        need has valgrind -- valgrind
         ;;
     bench)
         collect build
@@ -92,8 +112,7 @@ install() {
 }
 
 check_rust() {
-    has cargo || die "cargo is missing; install Rust 1.85 or later: \
-curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
+    has cargo || die "cargo is missing; install Rust 1.85 or later"
 }
 
 (($# > 0)) || { usage >&2 && exit 2; }

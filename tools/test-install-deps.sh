@@ -62,7 +62,7 @@ user 1000
 apt_get 'exit 0'
 run check
 is 'without root or sudo: the line to type' 1 err \
-    "$line gcc libc6-dev python3 meson ninja-build pkg-config g\\+\\+ libglib2.0-dev valgrind\$"
+    "$line gcc libc6-dev python3 meson ninja-build pkg-config g\\+\\+ libglib2.0-dev valgrind libaio-dev\$"
 is 'and one line only' 1 err '^install-deps.sh'
 [[ $(wc -l <"$dir/err") -eq 1 ]] || status=2
 [[ -s $dir/calls ]] && status=3
@@ -111,7 +111,7 @@ is 'without apt-get: the names of the packages' 1 err 'no apt-get here; .*: gcc 
 path cc
 user 0
 run build
-is 'without Rust: how to get it' 1 err '^install-deps.sh: cargo is missing.*rustup'
+is 'without Rust: how to get it' 1 err '^install-deps.sh: cargo is missing.*install Rust 1.85'
 
 path "${tools[@]}"
 user 0
