@@ -262,12 +262,15 @@ def test_end_of_file_in_between(tools):
              'the write')
     # QEMU keeps the size that it saw, and so the kernel's short read is the engine's affair.
     os.truncate(image, 10000)
+    # The kernel itself clears what lies behind the end in a buffer that it reads into, so the
+    # engine's part shows where it reads nothing.
     client.stdin.write('read -P 0x5a -s 4096 -l 5904 0 65536\n'
-                       'read -P 0 -s 10000 -l 55536 0 65536\n')
+                       'read -P 0 -s 10000 -l 55536 0 65536\n'
+                       'read -P 0 16384 4096\nreadv -P 0 32768 4096 8192\n')
     client.stdin.flush()
     result = tools.finish(client)
     check_all_complete(result)
-    check('failed' not in result.output and result.output.count('65536/65536') == 2, f'{result}')
+    check('failed' not in result.output and result.output.count('read ') == 4, f'{result}')
     check(result.stats['retried'] == 2, f'the reads were not short: {result}')
 
 
