@@ -8,6 +8,7 @@ import concurrent.futures
 import ctypes
 import errno
 import functools
+import json
 import os
 import platform
 import random
@@ -146,9 +147,8 @@ def test_resumed_by_completion_bh(tools):
 
 
 def convert(tools, source, source_format, target, target_format):
-    size = tools.run('qemu-img', 'info', '-f', source_format, '--output=json', source).stdout
-    size = int(size.split('"virtual-size":')[1].split(',')[0])
-    tools.run('qemu-img', 'create', '-f', target_format, target, size)
+    info = tools.run('qemu-img', 'info', '-f', source_format, '--output=json', source).stdout
+    tools.run('qemu-img', 'create', '-f', target_format, target, json.loads(info)['virtual-size'])
     tools.native('qemu-img', 'convert', '-n', '-W', '-m', 16, '-t', 'none', '-T', 'none',
                  '--image-opts', node(source, source_format),
                  '--target-image-opts', node(target, target_format))
