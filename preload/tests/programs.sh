@@ -35,6 +35,19 @@ steady() {
 ok "a program that does not recurse sees no difference" steady 8
 ok "nor with a bound of 1" steady 1
 
+database() {
+    under guard fio --name=mix --directory="$dir" --ioengine=libaio --direct=1 --rw=randrw --bs=4k \
+        --size=8m --numjobs=4 --thread --iodepth=32 --iodepth_batch=8 --verify=crc32c --minimal \
+        --output="$dir/fio"
+    says guard "deepest nesting 1, 0 times at the bound"
+    grep -q '[1-9][0-9]* requests' "$dir/stats"
+}
+if have fio; then
+    ok "nor does fio with four threads" database
+else
+    skip "nor does fio with four threads" "no fio here"
+fi
+
 forks() {
     head -c 512 /dev/zero >"$dir/zeros"
     LAIO_STATS=1 timeout "$limit" "$run" -- "$helpers/forks" "$1" "$dir/zeros" 2>"$dir/stats"
@@ -104,6 +117,12 @@ twice() {
     says guard "deepest nesting 8, [1-9]"
     LD_PRELOAD=$dir/second.so timeout "$limit" "$run" --stats -- "$helpers/steady" "$dir" 2>"$dir/stats"
     says guard "deepest nesting 1, 0 times"
+    if have qemu-img; then
+        truncate -s 64M "$dir/image.raw"
+        LD_PRELOAD=$dir/second.so timeout "$limit" "$run" --engine --stats -- \
+            qemu-img bench -f raw -t none -i native -s 4096 -c 1000 "$dir/image.raw" 2>"$dir/stats"
+        says engine "1000 requests"
+    fi
 }
 ok "two of it at once act as one" twice
 
