@@ -12,9 +12,11 @@ if [ $# -ne 5 ]; then
     exit 2
 fi
 cargo=$1 source_dir=$2 output_dir=$3 shared_library=$4 soname=$5
+# A build with a sanitizer brings its own.
+target_dir=${CARGO_TARGET_DIR:-$source_dir/target}
 
 "$cargo" build --quiet --release --locked --package laio \
-    --manifest-path "$source_dir/Cargo.toml" --target-dir "$source_dir/target"
+    --manifest-path "$source_dir/Cargo.toml" --target-dir "$target_dir"
 
 # A program that runs has the library mapped: a new file takes its place, and the old one stays
 # whole for whoever has it.
@@ -31,7 +33,7 @@ link_if_missing() {
     fi
 }
 
-copy_if_changed "$source_dir/target/release/liblaio.so" "$output_dir/$shared_library"
-copy_if_changed "$source_dir/target/release/liblaio.a" "$output_dir/liblaio.a"
+copy_if_changed "$target_dir/release/liblaio.so" "$output_dir/$shared_library"
+copy_if_changed "$target_dir/release/liblaio.a" "$output_dir/liblaio.a"
 link_if_missing "$shared_library" "$output_dir/$soname"
 link_if_missing "$soname" "$output_dir/liblaio.so"

@@ -10,7 +10,6 @@ if [[ ! ${1:-} =~ ^[1-9][0-9]*$ ]]; then
     exit 2
 fi
 seconds=$1
-host=$(rustc -vV | sed -n 's/^host: //p')
 
 # Not the seeds of `make check`.
 first=${LAIO_SIM_FIRST:-$(date +%s)000000}
@@ -19,9 +18,8 @@ export LAIO_SIM_FIRST=$first LAIO_SIM_SECONDS=$seconds
 echo "== the simulator, from seed $first on"
 cargo test --test sim
 
-echo '== the same under AddressSanitizer'
-RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
-    cargo test --test sim --target "$host" --target-dir target/asan
+echo '== the same, and C tests, under AddressSanitizer'
+tools/asan.sh
 
 echo '== kills'
 end=$((SECONDS + seconds))

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Runs the simulator, and the C tests with their library, under AddressSanitizer. Of the C tests
+# those hosts that have no coroutines: it does not know swapcontext(3). `LAIO_SIM_COUNT` and
+# `LAIO_SIM_SECONDS` are the simulator's. SPDX-License-Identifier: MIT OR Apache-2.0
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+host=$(rustc -vV | sed -n 's/^host: //p')
+
+# The stable compiler has it, but does not promise it.
+export RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address
+LAIO_SIM_COUNT=${LAIO_SIM_COUNT:-20000} \
+    cargo test --test sim --target "$host" --target-dir target/asan
+
+export CARGO_TARGET_DIR=$PWD/target/asan-c
+build=${ASAN_BUILD_DIR:-build-asan}
+[[ -f $build/build.ninja ]] || meson setup "$build" -Db_sanitize=address -Db_lundef=false
+# input-test starts coroutines of its own.
+tests=(io lifecycle load batch nested)
+# Not all: a static program takes no sanitizer.
+meson compile -C "$build" "${tests[@]/%/-test}"
+export LAIO_TEST_HOSTS=minimal,builtin LAIO_TEST_SCALE=${LAIO_TEST_SCALE:-20}
+export ASAN_OPTIONS=detect_stack_use_after_return=0:${ASAN_OPTIONS:-}
+meson test -C "$build" --no-rebuild --print-errorlogs "${tests[@]}"
