@@ -5,7 +5,12 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
 
-mirror=${LAIO_DEBIAN_MIRROR:-http://deb.debian.org/debian}
+# The first Debian archive that this machine is set up for.
+configured_mirror() {
+    apt-get indextargets --format '$(REPO_URI)' 2>/dev/null | grep -m 1 -E '/debian/?$' || true
+}
+
+mirror=${LAIO_DEBIAN_MIRROR:-$(configured_mirror)}
 # Newest last: a version is looked for in the suite where it is expected, and then from the left.
 all_suites=(bookworm bookworm-backports trixie trixie-backports forky sid)
 
@@ -15,7 +20,8 @@ usage: qemu/fetch.sh VERSION-OR-SUITE DIR
 
 Unpacks the QEMU that a Debian suite has (bookworm, trixie, sid, ...), or a version (7.2, 10.0,
 10.0.13, ...) out of the suite that has it, as DIR. DIR must not exist.
-The mirror is $mirror (environment: LAIO_DEBIAN_MIRROR). Needs dpkg-dev.
+The mirror is ${mirror:-not known} (the one of apt's sources, or LAIO_DEBIAN_MIRROR in the
+environment). Needs dpkg-dev.
 END
     exit 2
 }
@@ -31,6 +37,8 @@ dir=$2
 [[ ! -e $dir ]] || die "$dir exists already; give a directory that does not"
 command -v apt-get >/dev/null || die "apt-get is missing: this script needs a Debian or Ubuntu"
 command -v dpkg-source >/dev/null || die "dpkg-source is missing: install dpkg-dev"
+
+[[ -n $mirror ]] || die "apt's sources name no Debian archive: set LAIO_DEBIAN_MIRROR"
 
 mkdir -p "$(dirname "$dir")"
 dir=$(realpath "$dir")
