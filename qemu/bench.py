@@ -19,7 +19,9 @@ import time
 
 # What belongs to the engine in callgrind's list of functions.
 OWN_ENGINE = re.compile(r'/linux-aio\.c:|:(ioq_|laio_|qemu_laio_|io_getevents_)|/libaio\.so')
-LIBLAIO = re.compile(r'/liblaio\.so|/laio-host\.c:')
+# By name as well: with debug information callgrind_annotate leaves the object out where code was
+# inlined from another file.
+LIBLAIO = re.compile(r'/liblaio\.so|/laio-host\.c:|:laio_|laio::')
 
 DEPTHS = (1, 8, 64)
 BLOCK = 4096
