@@ -7,7 +7,8 @@
  * - a transfer is cut short, by cutting its vector: the kernel really moves only that much
  * - a request is taken now and given to the kernel later, by another thread
  *
- * LAIO_FAULT_SEED chooses which; the numbers of faults are told by fault_shim_counts().
+ * LAIO_FAULT_SEED chooses which; LAIO_FAULT_KINDS, if set, names those that come at all (of "eagain
+ * partial cut delay"). The numbers of faults are told by fault_shim_counts().
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -47,6 +48,7 @@ static uint64_t random_state;
 static Delayed *delayed;
 static aio_context_t submitting; /* what the other thread is giving to the kernel now */
 static bool thread_runs;
+static const char *kinds;
 static FaultCounts counts;
 
 __attribute__((constructor)) static void find_real_syscall(void)
@@ -58,6 +60,7 @@ __attribute__((constructor)) static void find_real_syscall(void)
         fprintf(stderr, "fault-shim: no syscall() behind this one\n");
         abort();
     }
+    kinds = getenv("LAIO_FAULT_KINDS");
     random_state = (seed ? strtoull(seed, NULL, 0) : 1) * 0x9e3779b97f4a7c15 + 1;
 }
 
@@ -75,6 +78,12 @@ static uint64_t random_below(uint64_t n)
     random_state ^= random_state << 25;
     random_state ^= random_state >> 27;
     return (random_state * 0x2545f4914f6cdd1d >> 33) % n;
+}
+
+/* Whether a fault of this kind comes now: once in `n` times. */
+static bool comes(const char *kind, uint64_t n)
+{
+    return random_below(n) == 0 && (!kinds || strstr(kinds, kind));
 }
 
 static long submit_one(aio_context_t context, struct iocb *iocb)
@@ -201,22 +210,22 @@ static long submit_with_faults(aio_context_t context, long number, struct iocb *
 
     pthread_mutex_lock(&lock);
     counts.calls++;
-    if (random_below(16) == 0) {
+    if (comes("eagain", 16)) {
         counts.eagain++;
         pthread_mutex_unlock(&lock);
         errno = EAGAIN;
         return -1;
     }
-    if (number > 1 && random_below(4) == 0) {
+    if (number > 1 && comes("partial", 4)) {
         most = 1 + random_below(number - 1);
         counts.partial++;
     }
     for (; taken < most; taken++) {
         struct iocb iocb = *iocbs[taken];
-        if (random_below(8) == 0 && delay(context, &iocb)) {
+        if (comes("delay", 8) && delay(context, &iocb)) {
             continue;
         }
-        if (random_below(8) == 0) {
+        if (comes("cut", 8)) {
             cut(&iocb, parts);
         }
         if (submit_one(context, &iocb) != 1) {

@@ -57,6 +57,7 @@ struct Decision {
     slot: usize,
     batch: u64,
     queued: usize,
+    in_flight: usize,
     first: Option<usize>,
     at_bound: u64,
     eagain: u64,
@@ -276,7 +277,7 @@ impl World {
         };
         let gathering = decision.gathers && (decision.queued as u64) < limit;
         // A ring that is nearly full wants what it can get.
-        if gathering && self.slots[slot].ring.in_flight() < 900 {
+        if gathering && decision.in_flight < 900 {
             self.check(
                 model.counts.get().io_submit_calls == decision.io_submit_calls,
                 "submitted although a plug or section gathers",
@@ -307,6 +308,7 @@ impl World {
             slot,
             batch,
             queued: queue.len(),
+            in_flight: self.slots[slot].ring.in_flight(),
             first: queue.front().copied(),
             at_bound: self.engine(slot).stats().at_bound,
             eagain: self.model(slot).counts.get().eagain,
