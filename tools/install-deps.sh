@@ -11,7 +11,7 @@ Usage: tools/install-deps.sh PURPOSE...
   install    meson, ninja, pkg-config, python3, and what meson looks for to configure the tests:
              a C++ compiler and GLib's headers
   check      all that, valgrind, and libaio's headers
-  qemu       what QEMU's tools are built with, and dpkg-dev to fetch their source
+  qemu       what QEMU's tools are built with, dpkg-dev to fetch their source, and valgrind
   bench      fio
   bindings   libclang, to regenerate the kernel bindings (nobody else needs it)
 
@@ -87,6 +87,7 @@ collect() {
         need has_glib_headers -- libglib2.0-dev
         need has_header zlib.h -- zlib1g-dev
         need has_header liburing.h -- liburing-dev
+        need has_header libaio.h -- libaio-dev
         need has valgrind -- valgrind
         ;;
     bench)
