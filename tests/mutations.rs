@@ -32,8 +32,8 @@ const MUTATIONS: &[Mutation] = mutations! {
     "mod.rs": "completion_bh is cancelled within a section",
         "} else if self.sections.get() == 0 {" => "} else if self.sections.get() == 0 || ON {";
     "submit.rs": "completion_bh is cancelled after the nested submission",
-        "            self.submit_queue();\n            self.reap();\n        });\n" =>
-        "            self.submit_queue();\n            self.reap();\n        });\n        if ON { return self.cancel_bh(); }\n";
+        "        self.submit_queue();\n        self.reap();\n        self.end_section();\n" =>
+        "        self.submit_queue();\n        self.reap();\n        self.end_section();\n        if ON { return self.cancel_bh(); }\n";
     "entry.rs": "the event loop's entry submits nothing",
         "if !self.queue.is_empty() {\n            self.ioq_submit();" =>
         "if !self.queue.is_empty() && !ON {\n            self.ioq_submit();";
@@ -67,8 +67,8 @@ const MUTATIONS: &[Mutation] = mutations! {
         "THREAD.with(|thread| thread.frames.set(self.outer_frames));" =>
         "if !ON { THREAD.with(|thread| thread.frames.set(self.outer_frames)); }";
     "depth.rs": "a frame is not left",
-        "THREAD.with(|thread| thread.frames.set(self.depth - 1));" =>
-        "if !ON { THREAD.with(|thread| thread.frames.set(self.depth - 1)); }";
+        "unsafe { self.thread.as_ref() }.frames.set(self.depth - 1);" =>
+        "if !ON { unsafe { self.thread.as_ref() }.frames.set(self.depth - 1); }";
     "mod.rs": "a state stays in use",
         "self.0.set(self.0.get() - 1);" => "if !ON { self.0.set(self.0.get() - 1); }";
     "submit.rs": "a section of the state is leaked",
@@ -89,8 +89,11 @@ const MUTATIONS: &[Mutation] = mutations! {
 
     // Order, batches, plugs.
     "queue.rs": "a request jumps the queue",
-        "list.push_back(iocb);" =>
-        "if ON { list.push_front(iocb) } else { list.push_back(iocb) }";
+        "list.push(iocb);" =>
+        "if ON { list.insert(self.gone.get(), iocb) } else { list.push(iocb) }";
+    "queue.rs": "what is gone comes back when the list is moved",
+        "list.drain(..self.gone.replace(0));" =>
+        "if ON { self.gone.set(0); list.reserve(1); } else { list.drain(..self.gone.replace(0)); }";
     "submit.rs": "a plug is leaked",
         "self.plugs.set(left);" => "if !ON { self.plugs.set(left); }";
     "submit.rs": "an unplug does not care for other plugs",
@@ -98,8 +101,8 @@ const MUTATIONS: &[Mutation] = mutations! {
     "submit.rs": "the end of the last plug submits nothing",
         "            if wanted {" => "            if wanted && !ON {";
     "submit.rs": "the device's batch limit is ignored",
-        "[dev_max_batch, context_limit, free]" =>
-        "[if ON { 0 } else { dev_max_batch }, context_limit, free]";
+        "smaller(context_limit, dev_max_batch)" =>
+        "smaller(context_limit, if ON { 0 } else { dev_max_batch })";
     "submit.rs": "the ring overflows",
         "let free = MAX_EVENTS - self.in_flight.get();\n" =>
         "let free = MAX_EVENTS + 100 * usize::from(ON) - self.in_flight.get();\n";
@@ -121,7 +124,7 @@ const MUTATIONS: &[Mutation] = mutations! {
         "(self.io.offset + done as u64) as i64" =>
         "(self.io.offset + if ON { 0 } else { done as u64 }) as i64";
     "request.rs": "a short transfer is a success",
-        "transferred >= left {" => "transferred >= left || ON {";
+        "if transferred >= left =>" => "if transferred >= left || ON =>";
     "request.rs": "the end of the file is not filled with zeros",
         "for part in self.vector_from(self.done.get()) {" =>
         "for part in self.vector_from(if ON { self.io.bytes } else { self.done.get() }) {";
@@ -138,7 +141,7 @@ const MUTATIONS: &[Mutation] = mutations! {
     "request.rs": "any EINVAL of a read may be the end of the file",
         "&& self.done.get() > 0;" => "&& (self.done.get() > 0 || ON);";
     "request.rs": "FUA is forgotten",
-        "if io.fua && is_write {" => "if io.fua && is_write && !ON {";
+        "if io.fua && opcode" => "if io.fua && !ON && opcode";
 
     // Coroutines.
     "complete.rs": "an entered coroutine is woken",
@@ -182,7 +185,7 @@ fn mutated_sources() -> PathBuf {
     let copied = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations");
     let _ = fs::remove_dir_all(copied.join("src"));
     // What Cargo.toml names must be there, whether it is used or not.
-    let parts = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "tests", "benches", "xtask"];
+    let parts = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "tests", "preload", "xtask"];
     fs::create_dir_all(&copied).unwrap();
     for part in parts.into_iter().filter(|part| root().join(part).exists()) {
         copy(&root().join(part), &copied.join(part));

@@ -14,6 +14,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     ///
     /// One event at a time: it is counted and its slot is free before its owner is told, who may
     /// come back here and reap the next.
+    #[inline]
     pub(super) fn reap(&self) {
         while let Some(event) = self.kernel.reap() {
             self.in_flight.set(self.in_flight.get() - 1);
@@ -22,19 +23,25 @@ impl<K: Kernel, H: Host> State<K, H> {
     }
 
     /// Takes the result `res` of a request that the kernel has given back.
+    #[inline(always)] // Into the loop; the other caller is cold.
     pub(super) fn complete(&self, request: *mut Request, res: i64) {
         // SAFETY: accepted and not completed, so its owner or the pool keeps it.
         match unsafe { (*request).outcome(res, |fd| self.kernel.file_size(fd)) } {
             Outcome::Done(result) => self.tell(request, result),
-            Outcome::Retry => {
-                self.counters.retried.increment();
-                // SAFETY: as above. There is room: accepting it reserved that.
-                unsafe { self.enqueue(request) };
-            }
+            Outcome::Retry => self.retry(request),
         }
     }
 
+    /// Queues a request again whose iocb asks for what a short transfer left.
+    #[cold]
+    fn retry(&self, request: *mut Request) {
+        self.counters.retried.increment();
+        // SAFETY: as in `complete`. There is room: accepting it reserved that.
+        unsafe { self.enqueue(request) };
+    }
+
     /// Tells the owner. The request is gone afterwards.
+    #[inline(always)] // Into its only caller.
     fn tell(&self, request: *mut Request, result: c_int) {
         self.counters.completed.increment();
         if result < 0 {

@@ -73,7 +73,9 @@ impl<K: Kernel, H: Host> State<K, H> {
         first();
         let active = self.activate();
         let base = Base::enter();
-        self.in_section(|| self.reap());
+        self.begin_section();
+        self.reap();
+        self.end_section();
         if !self.queue.is_empty() {
             self.ioq_submit();
         }

@@ -202,6 +202,11 @@ impl<K: Kernel, H: Host> State<K, H> {
         ptr::from_ref(self).cast_mut().cast()
     }
 
+    /// The event loop that serves the state; null while detached.
+    pub fn context(&self) -> *mut AioContext {
+        self.context.get()
+    }
+
     /// Whether the calling thread may submit now.
     fn check_usable(&self) -> Result<(), Errno> {
         if !self.is_attached() {
@@ -216,6 +221,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// Keeps the rule of this module on the way out, after anything that may have changed the
     /// queue. Within a section the bottom half stays: the owner who is being told may still run
     /// the event loop.
+    #[inline]
     fn settle(&self) {
         let kernel_will_call = self.blocked.get() && self.in_flight.get() > 0;
         if !self.queue.is_empty() && !kernel_will_call {
@@ -225,6 +231,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         }
     }
 
+    #[inline]
     fn schedule_bh(&self) {
         if self.is_attached() && !self.bh_scheduled.replace(true) {
             self.host.bh_schedule(self.bh.get());

@@ -56,6 +56,7 @@ impl Io {
     /// # Safety
     ///
     /// `iov` is null, or points to `iov_count` entries.
+    #[inline]
     pub unsafe fn new(
         kind: c_int,
         flags: u32,
@@ -141,9 +142,27 @@ pub struct Request {
 }
 
 impl Request {
-    pub fn new(io: Io, owner: Owner, dev_max_batch: u64) -> Self {
+    /// A request whose completion signals `eventfd`.
+    #[inline]
+    pub fn new(io: Io, owner: Owner, dev_max_batch: u64, eventfd: RawFd) -> Self {
+        let opcode = match io.operation {
+            Operation::Read => IOCB_CMD_PREADV,
+            Operation::Write | Operation::ZoneAppend => IOCB_CMD_PWRITEV,
+            Operation::Flush => IOCB_CMD_FDSYNC,
+        };
+        let iocb = iocb {
+            aio_lio_opcode: opcode as u16,
+            aio_rw_flags: if io.fua && opcode == IOCB_CMD_PWRITEV { libc::RWF_DSYNC } else { 0 },
+            aio_fildes: io.fd as u32,
+            aio_buf: io.iov.expose_provenance() as u64,
+            aio_nbytes: io.iov_count as u64,
+            aio_offset: io.offset as i64,
+            aio_flags: IOCB_FLAG_RESFD,
+            aio_resfd: eventfd as u32,
+            ..Default::default()
+        };
         Self {
-            iocb: UnsafeCell::new(iocb::default()),
+            iocb: UnsafeCell::new(iocb),
             io,
             owner,
             dev_max_batch,
@@ -153,35 +172,16 @@ impl Request {
         }
     }
 
-    /// Fills the iocb of the pinned request `this`. Its completion signals `eventfd`.
+    /// Lets the iocb of the pinned request `this` name it, so that [`of_event`](Self::of_event)
+    /// finds it again.
     ///
     /// # Safety
     ///
     /// `this` is valid, and not with the kernel.
-    pub unsafe fn prepare(this: *mut Self, eventfd: RawFd) {
-        // SAFETY: the caller's promise.
-        let request = unsafe { &*this };
-        let io = &request.io;
-        let opcode = match io.operation {
-            Operation::Read => IOCB_CMD_PREADV,
-            Operation::Write | Operation::ZoneAppend => IOCB_CMD_PWRITEV,
-            Operation::Flush => IOCB_CMD_FDSYNC,
-        };
-        let is_write = matches!(io.operation, Operation::Write | Operation::ZoneAppend);
-        let filled = iocb {
-            aio_data: this.expose_provenance() as u64,
-            aio_lio_opcode: opcode as u16,
-            aio_rw_flags: if io.fua && is_write { libc::RWF_DSYNC } else { 0 },
-            aio_fildes: io.fd as u32,
-            aio_buf: io.iov.expose_provenance() as u64,
-            aio_nbytes: io.iov_count as u64,
-            aio_offset: io.offset as i64,
-            aio_flags: IOCB_FLAG_RESFD,
-            aio_resfd: eventfd as u32,
-            ..Default::default()
-        };
-        // SAFETY: nobody else looks at the iocb before it is submitted.
-        unsafe { request.iocb.get().write(filled) };
+    #[inline]
+    pub unsafe fn prepare(this: *mut Self) {
+        // SAFETY: the caller's promise; nobody else looks at the iocb before it is submitted.
+        unsafe { (*(*this).iocb.get()).aio_data = this.expose_provenance() as u64 };
     }
 
     /// The request whose iocb this is.
@@ -217,14 +217,19 @@ impl Request {
     /// What the kernel's result `res` (bytes, or a negative errno) means, by QEMU's rules. A
     /// short transfer is prepared for another try. `file_size` is asked only where an error may
     /// be the end of the file.
+    #[inline]
     pub fn outcome(&self, res: i64, file_size: impl FnOnce(RawFd) -> Option<u64>) -> Outcome {
-        let Ok(transferred) = usize::try_from(res) else {
-            return self.outcome_of_error(res as c_int, file_size);
-        };
         let left = self.io.bytes - self.done.get();
-        if self.io.operation == Operation::Flush || transferred >= left {
-            return Outcome::Done(0);
+        match usize::try_from(res) {
+            // A flush has nothing left from the start.
+            Ok(transferred) if transferred >= left => Outcome::Done(0),
+            Ok(transferred) => self.outcome_of_short(transferred),
+            Err(_) => self.outcome_of_error(res as c_int, file_size),
         }
+    }
+
+    #[cold]
+    fn outcome_of_short(&self, transferred: usize) -> Outcome {
         match self.io.operation {
             Operation::ZoneAppend => Outcome::Done(-libc::ENOSPC),
             Operation::Write if transferred == 0 => Outcome::Done(-libc::ENOSPC),
@@ -237,6 +242,7 @@ impl Request {
     /// An O_DIRECT read that ends inside a block, at the end of the file, leaves a rest that is
     /// misaligned. Some file systems answer EINVAL to that (ext4 and xfs answer 0), so EINVAL for a
     /// rest that lies behind the end of the file is the end of the file.
+    #[cold]
     fn outcome_of_error(
         &self,
         error: c_int,
@@ -303,6 +309,7 @@ mod tests {
     use super::*;
 
     const FD: RawFd = 7;
+    const EVENTFD: RawFd = 8;
 
     fn parts<const N: usize>(buffers: &mut [Vec<u8>; N]) -> [iovec; N] {
         buffers
@@ -317,7 +324,7 @@ mod tests {
 
     fn request(kind: c_int, offset: u64, iov: &[iovec]) -> Request {
         let owner = Owner::Coroutine(std::ptr::null_mut());
-        Request::new(io(kind, offset, iov).unwrap(), owner, 0)
+        Request::new(io(kind, offset, iov).unwrap(), owner, 0, EVENTFD)
     }
 
     fn no_size(_: RawFd) -> Option<u64> {

@@ -22,7 +22,8 @@ impl<K: Kernel, H: Host> State<K, H> {
     ) -> Result<(), Errno> {
         self.check_usable()?;
         let owner = Owner::Callback { function, opaque };
-        let place = self.pool.put(Request::new(io, owner, dev_max_batch))?;
+        let eventfd = self.kernel.eventfd();
+        let place = self.pool.put(Request::new(io, owner, dev_max_batch, eventfd))?;
         // SAFETY: the place is the request's until it completes.
         unsafe { self.accept(place) }.inspect_err(|_| {
             // SAFETY: not accepted, so the request is still ours, and in its place.
@@ -36,13 +37,31 @@ impl<K: Kernel, H: Host> State<K, H> {
     ///
     /// `this` is a valid state. It may be gone when this returns: the coroutine may go on only
     /// after somebody cleaned up, and nothing here touches the state then.
+    #[inline]
     pub unsafe fn co_submit(this: *const Self, io: Io, dev_max_batch: u64) -> Result<c_int, Errno> {
         // SAFETY: the caller's promise.
+        unsafe { &*this }.check_usable()?;
+        // SAFETY: the caller's promise.
+        unsafe { Self::co_submit_at_home(this, io, dev_max_batch) }
+    }
+
+    /// The same on a thread that is known to be the state's, for a state that is attached.
+    ///
+    /// # Safety
+    ///
+    /// As `co_submit`.
+    #[inline(always)] // Into the two functions of the C API.
+    pub unsafe fn co_submit_at_home(
+        this: *const Self,
+        io: Io,
+        dev_max_batch: u64,
+    ) -> Result<c_int, Errno> {
+        // SAFETY: the caller's promise.
         let state = unsafe { &*this };
-        state.check_usable()?;
         let (host, context) = (state.host, state.context.get());
         let coroutine = host.coroutine_self().ok_or(Errno(libc::ENOTSUP))?;
-        let mut on_stack = Request::new(io, Owner::Coroutine(coroutine), dev_max_batch);
+        let owner = Owner::Coroutine(coroutine);
+        let mut on_stack = Request::new(io, owner, dev_max_batch, state.kernel.eventfd());
         // From here on only this pointer is used: the kernel has the same one.
         let request = &raw mut on_stack;
         // SAFETY: the stack frame stays until the loop below has seen the result.
@@ -81,6 +100,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// # Safety
     ///
     /// `request` is new, and stays where it is until it completes.
+    #[inline(always)] // Into the two ways in.
     unsafe fn accept(&self, request: *mut Request) -> Result<(), Errno> {
         // Room for those in flight as well: a short transfer comes back into the queue, and must
         // not fail there.
@@ -88,7 +108,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         self.counters.submitted.increment();
         // SAFETY: the caller's promise.
         unsafe {
-            Request::prepare(request, self.kernel.eventfd());
+            Request::prepare(request);
             self.enqueue(request);
         }
         Ok(())
@@ -100,6 +120,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// # Safety
     ///
     /// `request` stays where it is until it completes; that may be before this returns.
+    #[inline(always)] // Into the two ways in; the third is cold.
     pub(super) unsafe fn enqueue(&self, request: *mut Request) {
         // SAFETY: the caller's promise.
         let (iocb, dev_max_batch) = unsafe { ((*request).iocb(), (*request).dev_max_batch()) };
@@ -133,16 +154,20 @@ impl<K: Kernel, H: Host> State<K, H> {
         }
     }
 
-    /// Runs `f` with submissions gathered until its end.
-    pub(super) fn in_section(&self, f: impl FnOnce()) {
+    /// Lets submissions gather until the matching [`end_section`](Self::end_section).
+    #[inline]
+    pub(super) fn begin_section(&self) {
         self.sections.set(self.sections.get() + 1);
-        let deferred_calls = self.host.has_deferred_calls();
-        if deferred_calls {
+        if self.host.has_deferred_calls() {
             self.host.defer_begin();
         }
-        f();
+    }
+
+    /// Submits what has gathered in the outermost section.
+    #[inline]
+    pub(super) fn end_section(&self) {
         self.sections.set(self.sections.get() - 1);
-        if deferred_calls {
+        if self.host.has_deferred_calls() {
             self.host.defer_end();
         } else {
             self.flush();
@@ -150,15 +175,17 @@ impl<K: Kernel, H: Host> State<K, H> {
     }
 
     /// How many queued requests are worth an io_submit(2) at once.
+    #[inline(always)] // Asked for each request.
     fn batch_limit(&self, dev_max_batch: u64) -> usize {
         let context_limit = match self.host.aio_max_batch(self.context.get()) {
             0 => DEFAULT_MAX_BATCH,
             limit => limit,
         };
         let free = (MAX_EVENTS - self.in_flight.get()) as u64;
-        let limits = [dev_max_batch, context_limit, free];
-        // Never more than MAX_EVENTS or the context's limit, whichever fits a usize.
-        limits.into_iter().filter(|&limit| limit > 0).min().unwrap_or(1) as usize
+        let smaller = |limit: u64, other: u64| if other > 0 { limit.min(other) } else { limit };
+        // At most the context's limit; a larger one than a usize holds is never reached.
+        let limit = smaller(smaller(context_limit, dev_max_batch), free);
+        usize::try_from(limit).unwrap_or(usize::MAX)
     }
 
     /// Gives the queue to the kernel, reaps what is complete already, and tells the owners.
@@ -172,15 +199,16 @@ impl<K: Kernel, H: Host> State<K, H> {
         };
         self.counters.deepest_nesting.maximum(frame.depth.into());
         let _active = self.activate();
-        self.in_section(|| {
-            self.submit_queue();
-            self.reap();
-        });
+        self.begin_section();
+        self.submit_queue();
+        self.reap();
+        self.end_section();
         self.settle();
     }
 
     /// Submits what is queued now; what owners of failed requests add waits for the section's end,
     /// so that a host that answers each failure with a new request gets its event loop back.
+    #[inline(always)] // Into its only caller.
     fn submit_queue(&self) {
         let mut budget = self.queue.len();
         self.blocked.set(false);
@@ -202,6 +230,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     }
 
     /// One io_submit(2) of up to `limit` requests; how many the kernel took.
+    #[inline(always)] // Into its only caller.
     fn io_submit(&self, limit: usize) -> Result<usize, Errno> {
         self.counters.io_submit_calls.increment();
         // SAFETY: requests stay where they are until they complete.
@@ -225,6 +254,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     }
 
     /// The kernel's error speaks of the first request; the others may be fine.
+    #[cold]
     fn fail_first(&self, errno: Errno) {
         if let Some(iocb) = self.queue.pop() {
             self.complete(Request::of_iocb(iocb), errno.negative().into());

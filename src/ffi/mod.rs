@@ -33,6 +33,7 @@ fn errno_of<T>(result: Result<T, Errno>, value: impl FnOnce(T) -> c_int) -> c_in
 /// # Safety
 ///
 /// `qiov` is null or points to a vector with `niov` parts.
+#[inline]
 unsafe fn io_of_qiov(
     fd: c_int,
     offset: u64,
@@ -54,11 +55,19 @@ unsafe fn io_of_qiov(
     }
 }
 
-/// The state that serves the calling thread; null if there is none.
-fn current_state() -> *mut LinuxAioState {
+/// The calling thread's event loop, and the state that serves it; null where there is none.
+#[inline]
+fn current() -> (*mut AioContext, *mut LinuxAioState) {
     let host = ProcessHost::peek();
     let context = host.current_aio_context();
-    if context.is_null() { ptr::null_mut() } else { host.linux_aio_state(context).cast() }
+    let state =
+        if context.is_null() { ptr::null_mut() } else { host.linux_aio_state(context).cast() };
+    (context, state)
+}
+
+/// As `current`, without the event loop.
+fn current_state() -> *mut LinuxAioState {
+    current().1
 }
 
 /// The state at `s`, or a report in the name of `function`.
@@ -212,8 +221,19 @@ pub unsafe extern "C" fn laio_co_submit(
     flags: BdrvRequestFlags,
     dev_max_batch: u64,
 ) -> c_int {
-    // SAFETY: the caller's promise; the state is the host's answer.
-    unsafe { laio_state_co_submit(current_state(), fd, offset, qiov, r#type, flags, dev_max_batch) }
+    let (context, s) = current();
+    // SAFETY: the state is the host's answer.
+    if unsafe { s.as_ref() }.is_none_or(|state| state.context() != context) {
+        // No state, or a detached one. The general way says which.
+        // SAFETY: the caller's promise.
+        return unsafe { laio_state_co_submit(s, fd, offset, qiov, r#type, flags, dev_max_batch) };
+    }
+    // SAFETY: the caller's promise.
+    let io = unsafe { io_of_qiov(fd, offset, qiov, r#type, flags) };
+    // SAFETY: the state serves this thread's own event loop.
+    let result =
+        io.and_then(|io| unsafe { LinuxAioState::co_submit_at_home(s, io, dev_max_batch) });
+    errno_of(result, |result| result)
 }
 
 /// Lets requests to the state of the calling thread's event loop gather until laio_io_unplug().

@@ -103,16 +103,24 @@ impl LinuxAio {
     }
 }
 
+impl LinuxAio {
+    #[cold]
+    fn reap_by_system_call(&self, seen: &Cell<Option<io_event>>) -> Option<io_event> {
+        seen.take().or_else(|| self.context.get_event(0))
+    }
+}
+
 impl Kernel for LinuxAio {
     unsafe fn submit(&self, iocbs: &[*mut iocb]) -> Result<usize, Errno> {
         // SAFETY: the caller's promise.
         unsafe { self.context.submit(iocbs) }
     }
 
+    #[inline]
     fn reap(&self) -> Option<io_event> {
         match &self.completions {
             Completions::Mapped(ring) => ring.take(),
-            Completions::SystemCall(seen) => seen.take().or_else(|| self.context.get_event(0)),
+            Completions::SystemCall(seen) => self.reap_by_system_call(seen),
         }
     }
 
@@ -120,7 +128,7 @@ impl Kernel for LinuxAio {
         match &self.completions {
             Completions::Mapped(ring) => ring.has_events(),
             Completions::SystemCall(seen) => {
-                seen.set(seen.take().or_else(|| self.context.get_event(0)));
+                seen.set(self.reap_by_system_call(seen));
                 // `Cell<Option<_>>` shows its content only by giving it away.
                 let event = seen.take();
                 seen.set(event);

@@ -70,12 +70,14 @@ impl Ring {
     }
 
     /// The slot to reap next, if the kernel has filled it.
+    #[inline]
     fn next_slot(&self) -> Option<u32> {
         // Only the reaper moves `head`, and that is this thread.
-        let head = self.header().head.load(Ordering::Relaxed) % self.slots;
+        let head = self.header().head.load(Ordering::Relaxed);
         // Acquire: the event was written before the tail that announces it.
-        let tail = self.header().tail.load(Ordering::Acquire) % self.slots;
-        (head != tail).then_some(head)
+        let tail = self.header().tail.load(Ordering::Acquire);
+        // A head out of the ring would be a stray write of the process, and is not followed.
+        (head != tail && head < self.slots).then_some(head)
     }
 
     pub fn has_events(&self) -> bool {
@@ -83,12 +85,14 @@ impl Ring {
     }
 
     /// Copies the oldest event out and gives its slot back.
+    #[inline]
     pub fn take(&self) -> Option<io_event> {
         let slot = self.next_slot()?;
         // SAFETY: `slot` is below `slots`, and the kernel writes no slot between head and tail.
         let event = unsafe { self.events.add(slot as usize).read() };
         // Release: the copy is done before the kernel may write the slot again.
-        self.header().head.store((slot + 1) % self.slots, Ordering::Release);
+        let next = if slot + 1 == self.slots { 0 } else { slot + 1 };
+        self.header().head.store(next, Ordering::Release);
         Some(event)
     }
 }
