@@ -36,11 +36,12 @@ pub enum ProcessHost {
     Builtin,
 }
 
-/// Calls a hook that the table's check has found to be there.
+/// Calls a hook that [`HostTable::new`] has found to be there.
 macro_rules! hook {
     ($table:ident . $name:ident ( $($arg:expr),* )) => {
-        // SAFETY: `HostTable` found the hook to be there, and its contract is that of `LaioHostOps`,
-        // which the program accepted by giving it.
+        // SAFETY: the hook is there: it is required, or one of a group which the table says it has
+        // and which the engine asks for first. Its contract is that of `LaioHostOps`, which the
+        // program accepted by giving it.
         unsafe { $table.ops.$name.unwrap_unchecked()($($arg),*) }
     };
 }
