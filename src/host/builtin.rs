@@ -49,6 +49,9 @@ pub struct Loop {
     home: AtomicUsize,
     /// The home has used it, and keeps it.
     used: AtomicBool,
+    /// The process that made it. The child of a fork has the same epoll set as its parent, and must
+    /// not take the parent's eventfd out of it.
+    process: u32,
     epoll: OwnedFd,
     bottom_halves: RefCell<Vec<Rc<BottomHalf>>>,
     notifiers: RefCell<Vec<Notifier>>,
@@ -77,6 +80,7 @@ impl Loop {
         Ok(Arc::new(Self {
             home: AtomicUsize::new(thread_token()),
             used: AtomicBool::new(false),
+            process: std::process::id(),
             // SAFETY: the descriptor is new and nobody else's.
             epoll: unsafe { OwnedFd::from_raw_fd(fd) },
             bottom_halves: RefCell::default(),
@@ -194,6 +198,9 @@ impl Loop {
     }
 
     fn watch(&self, operation: c_int, fd: RawFd) {
+        if std::process::id() != self.process {
+            return;
+        }
         let events = (libc::EPOLLIN | libc::EPOLLET) as u32;
         let mut event = libc::epoll_event { events, u64: 0 };
         // SAFETY: reads one event.
