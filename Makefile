@@ -30,7 +30,7 @@ help:
 	@echo 'make all      build the library and the C programs into $(BUILD_DIR)/'
 	@echo 'make bench    laio-bench against fio on the same files; BENCH_ARGS="--reps 3 --json FILE"'
 	@echo 'make header   regenerate include/laio.h from src/'
-	@echo 'make install  library, header, laio.pc and laio-bench; PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
+	@echo 'make install  library, header, laio.pc, laio-bench, laio-run; PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
 	@echo 'make clean    remove what these have built'
 
 all: $(BUILD_DIR)/build.ninja
@@ -48,7 +48,7 @@ demo: demo-build
 
 demo-build:
 	tools/install-deps.sh build
-	cargo build --release
+	cargo build --release --locked
 	@mkdir -p $(dir $(demo_bench))
 	$(CC) -std=gnu11 $(CFLAGS) -D_GNU_SOURCE -DLAIO_BENCH_VERSION='"$(version)"' -Iinclude \
 		-o $(demo_bench) $(bench_sources) $(CARGO_TARGET_DIR)/release/liblaio.a $(rust_libs)
@@ -65,20 +65,23 @@ header:
 
 install:
 	tools/install-deps.sh install
+	@[ "$(abspath $(PREFIX))" != "$(CURDIR)" ] || \
+		{ echo "make install: PREFIX is this source tree; give another" >&2; exit 1; }
 	meson setup $$([ -f $(INSTALL_BUILD_DIR)/build.ninja ] && echo --reconfigure) \
-		--prefix "$(abspath $(PREFIX))" --buildtype release $(INSTALL_BUILD_DIR)
+		--prefix "$(abspath $(PREFIX))" --buildtype release -Dwerror=false -Dtests=false \
+		$(INSTALL_BUILD_DIR)
 	DESTDIR="$(DESTDIR)" meson install -C $(INSTALL_BUILD_DIR)
 
 clean:
 	cargo clean
-	rm -rf $(BUILD_DIR) $(INSTALL_BUILD_DIR)
+	rm -rf $(BUILD_DIR) $(INSTALL_BUILD_DIR) build-asan
 
 check-qemu:
 	tools/check-qemu.sh
 
 bench-qemu:
 	tools/install-deps.sh install qemu
-	cargo build --release
+	cargo build --release --locked
 	qemu/bench.sh $(QEMU_VERSION) $(BUILD_DIR)/qemu
 
 soak:

@@ -317,7 +317,7 @@ static const HostVariant *complete = &host_variants[7]; /* With the lock. */
 
 static void refuse(const LaioHostOps *ops, const char *reason)
 {
-    char text[128];
+    char text[256];
     snprintf(text, sizeof(text), "laio_set_host_ops: %s", reason);
     CHECK_EQ(laio_set_host_ops(ops), -EINVAL);
     EXPECT_LOG(text);

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -9,12 +10,13 @@ use std::process::{Command, ExitCode};
 
 const LIBRARY: &str = "liblaio_preload.so";
 const USAGE: &str = "\
-usage: laio-run [--guard | --engine] [--depth N] [--stats] [--] COMMAND [ARGUMENT...]
+usage: laio-run [--guard | --engine | --off] [--depth N] [--stats] [--] COMMAND [ARGUMENT...]
 
 Runs COMMAND with liblaio_preload.so in front of it.
 
-  --guard    bound the nesting of its io_submit calls (the default)
+  --guard    bound the nesting of its io_submit calls (the default, unless LAIO_PRELOAD is set)
   --engine   run a QEMU's Linux AIO on laio's engine
+  --off      do nothing, to rule the library out
   --depth N  let submission nest N deep, 1 to 64 (8)
   --stats    print one line of statistics at its exit
 ";
@@ -28,7 +30,8 @@ fn main() -> ExitCode {
     let run = match parse(env::args_os().skip(1)) {
         Ok(Some(run)) => run,
         Ok(None) => {
-            print!("{USAGE}");
+            // Nobody is told when standard output is gone: then nobody reads it.
+            let _ = std::io::stdout().write_all(USAGE.as_bytes());
             return ExitCode::SUCCESS;
         }
         Err(wrong) => return fail(&format!("{wrong}; try laio-run --help")),
@@ -58,14 +61,15 @@ fn fail(wrong: &str) -> ExitCode {
 
 /// `None` when help is asked for.
 fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Option<Run>, String> {
-    let mut settings = vec![("LAIO_PRELOAD", OsString::from("guard"))];
+    let mut settings = Vec::new();
     let first = loop {
         let Some(argument) = arguments.next() else {
             break None;
         };
         match argument.to_str() {
-            Some("--guard") => settings[0].1 = "guard".into(),
-            Some("--engine") => settings[0].1 = "engine".into(),
+            Some("--guard") => settings.push(("LAIO_PRELOAD", "guard".into())),
+            Some("--engine") => settings.push(("LAIO_PRELOAD", "engine".into())),
+            Some("--off") => settings.push(("LAIO_PRELOAD", "off".into())),
             Some("--stats") => settings.push(("LAIO_STATS", "1".into())),
             Some("--depth") => {
                 let depth = arguments.next().unwrap_or_default();
