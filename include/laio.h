@@ -10,8 +10,13 @@
  * error) and then do nothing. A pointer argument that a comment does not call optional is checked
  * for NULL and otherwise believed. What a comment says the caller owns stays the caller's.
  *
- * A state, and its event loop, is used by one thread at a time. Nothing is thrown or unwound out of
- * the library: if it finds a bug in itself, it ends the process with a message.
+ * A state, and its event loop, is used by one thread at a time: to attach, detach and free included.
+ * Submissions and laio_loop_poll() find out if it is another thread's; elsewhere the caller sees to
+ * it. The child of a fork(2) has no use of its parent's states and event loops, since the kernel's
+ * AIO contexts are not inherited; it may free them, which the parent does not notice.
+ *
+ * Nothing is thrown or unwound out of the library: if it finds a bug in itself, it ends the process
+ * with a message.
  */
 
 #ifndef LAIO_H
@@ -143,7 +148,8 @@ typedef void (*LaioHostFunc)(void *opaque);
  */
 typedef struct LaioHostOps {
     /**
-     * sizeof(LaioHostOps), as the program was compiled. Later versions add hooks at the end.
+     * sizeof(LaioHostOps), as the program was compiled. Later versions add optional hooks at the
+     * end, and take the table of any earlier version.
      */
     size_t size;
     /**
@@ -259,7 +265,7 @@ extern "C" {
 LinuxAioState *laio_init(Error **errp);
 
 /**
- * Frees a state, after laio_detach_aio_context().
+ * Frees a state, after laio_detach_aio_context(), or detaching it.
  *
  * If requests are still outstanding, that is reported; they are completed first, waiting for the
  * kernel, and their owners are told from within this call. Called from within a completion of the
@@ -293,7 +299,9 @@ void laio_detach_aio_context(LinuxAioState *s, AioContext *old_context);
 
 /**
  * Submits a request to the state of the calling thread's event loop, and returns its result when
- * it is complete: 0, or a negative errno.
+ * it is complete: 0, or a negative errno. Which state that is, the host's `linux_aio_state` says;
+ * with the built-in event loop, the one that was attached first to the thread's newest loop (or
+ * to the loop whose laio_loop_poll() is running).
  *
  * In a host with coroutines it is called in one, which yields in between. With the built-in event
  * loop it is called on a plain thread and drives that thread's loop in between.
@@ -385,7 +393,9 @@ void laio_state_io_unplug(LinuxAioState *s, uint64_t dev_max_batch);
  * must not yield the coroutine that it is called in.
  *
  * The `iovcnt` parts at `iov`, the array and the memory, are the caller's and stay until then. For
- * a flush `iov` may be NULL and `iovcnt` 0. All else is as for laio_co_submit().
+ * a flush `iov` may be NULL and `iovcnt` 0. All else is as for laio_co_submit(). What only the
+ * kernel finds out (a descriptor that is closed or opened otherwise, a misaligned buffer, more
+ * parts than its 1024) is told to the callback.
  *
  * Returns a negative errno, and does not call `cb`, where laio_co_submit() would make no request,
  * and -EINVAL for a NULL `cb`.
@@ -429,9 +439,9 @@ int laio_set_max_submit_depth(unsigned int depth);
  * Gives the library the functions of its host. Once, before the first laio_init() and the first
  * laio_loop_new(). The table is copied.
  *
- * Returns 0. -EINVAL if `ops` is NULL, shorter than this version's, or a required hook is missing,
- * which the log names; -EBUSY if hooks were set before, or a state or event loop exists or has
- * existed.
+ * Returns 0. -EINVAL, and the log says why, if `ops` is NULL, shorter than the first version's, has
+ * hooks that this version does not know, or lacks a required hook or one of a group; -EBUSY if
+ * hooks were set before, or a state or event loop exists or has existed.
  */
 int laio_set_host_ops(const struct LaioHostOps *ops);
 

@@ -16,7 +16,11 @@ ok() {
 prints_the_file() { cmp <("$program" "$file") <(head -c 4096 "$file"); }
 fails_on_nothing() { ! "$program" /nonexistent 2>/dev/null; }
 
-echo 1..2
+# Refused by the kernel within the submission, which calls the callback from there.
+fails_on_a_directory() { "$program" / 2>&1 >/dev/null | grep -q '^cannot read: '; }
+
+echo 1..3
 ok 1 'it prints the first 4 KiB of the file' prints_the_file
 ok 2 'it fails when there is no such file' fails_on_nothing
+ok 3 'it says so when the kernel refuses at once' fails_on_a_directory
 exit $failed

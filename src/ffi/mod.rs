@@ -115,7 +115,7 @@ pub unsafe extern "C" fn laio_init(errp: *mut *mut Error) -> *mut LinuxAioState 
     }
 }
 
-/// Frees a state, after laio_detach_aio_context().
+/// Frees a state, after laio_detach_aio_context(), or detaching it.
 ///
 /// If requests are still outstanding, that is reported; they are completed first, waiting for the
 /// kernel, and their owners are told from within this call. Called from within a completion of the
@@ -192,7 +192,9 @@ pub unsafe extern "C" fn laio_detach_aio_context(
 }
 
 /// Submits a request to the state of the calling thread's event loop, and returns its result when
-/// it is complete: 0, or a negative errno.
+/// it is complete: 0, or a negative errno. Which state that is, the host's `linux_aio_state` says;
+/// with the built-in event loop, the one that was attached first to the thread's newest loop (or
+/// to the loop whose laio_loop_poll() is running).
 ///
 /// In a host with coroutines it is called in one, which yields in between. With the built-in event
 /// loop it is called on a plain thread and drives that thread's loop in between.
@@ -339,7 +341,9 @@ pub unsafe extern "C" fn laio_state_io_unplug(s: *mut LinuxAioState, dev_max_bat
 /// must not yield the coroutine that it is called in.
 ///
 /// The `iovcnt` parts at `iov`, the array and the memory, are the caller's and stay until then. For
-/// a flush `iov` may be NULL and `iovcnt` 0. All else is as for laio_co_submit().
+/// a flush `iov` may be NULL and `iovcnt` 0. All else is as for laio_co_submit(). What only the
+/// kernel finds out (a descriptor that is closed or opened otherwise, a misaligned buffer, more
+/// parts than its 1024) is told to the callback.
 ///
 /// Returns a negative errno, and does not call `cb`, where laio_co_submit() would make no request,
 /// and -EINVAL for a NULL `cb`.
@@ -407,9 +411,9 @@ pub extern "C" fn laio_set_max_submit_depth(depth: c_uint) -> c_int {
 /// Gives the library the functions of its host. Once, before the first laio_init() and the first
 /// laio_loop_new(). The table is copied.
 ///
-/// Returns 0. -EINVAL if `ops` is NULL, shorter than this version's, or a required hook is missing,
-/// which the log names; -EBUSY if hooks were set before, or a state or event loop exists or has
-/// existed.
+/// Returns 0. -EINVAL, and the log says why, if `ops` is NULL, shorter than the first version's, has
+/// hooks that this version does not know, or lacks a required hook or one of a group; -EBUSY if
+/// hooks were set before, or a state or event loop exists or has existed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn laio_set_host_ops(ops: *const LaioHostOps) -> c_int {
     const NAME: &str = "laio_set_host_ops";

@@ -2,6 +2,8 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fmt;
+use std::mem::MaybeUninit;
+use std::ptr;
 
 use super::{AioContext, Coroutine, Error, HostCallback, QEMUBH};
 use crate::LinuxAioState;
@@ -17,7 +19,8 @@ use crate::LinuxAioState;
 #[derive(Clone, Copy)]
 #[allow(clippy::type_complexity)] // Types of its own would stand in the C header.
 pub struct LaioHostOps {
-    /// sizeof(LaioHostOps), as the program was compiled. Later versions add hooks at the end.
+    /// sizeof(LaioHostOps), as the program was compiled. Later versions add optional hooks at the
+    /// end, and take the table of any earlier version.
     pub size: usize,
 
     /// Returns a new bottom half of `ctx` that calls `cb(opaque)`, or NULL.
@@ -96,6 +99,9 @@ pub struct LaioHostOps {
     pub log: Option<unsafe extern "C" fn(line: *const c_char)>,
 }
 
+/// The size of the first version's table, which all later versions take.
+const FIRST_SIZE: usize = 20 * size_of::<usize>();
+
 /// Why a table was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BadTable {
@@ -113,8 +119,7 @@ impl fmt::Display for BadTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Short(size) => {
-                let needed = size_of::<LaioHostOps>();
-                write!(f, "the table's size is {size} bytes and not at least {needed}")
+                write!(f, "the table's size is {size} bytes and not at least {FIRST_SIZE}")
             }
             Self::Unknown => f.write_str("the table has hooks that this version does not know"),
             Self::Missing(name) => write!(f, "the required hook {name} is NULL"),
@@ -159,17 +164,21 @@ impl HostTable {
     pub unsafe fn new(ops: *const LaioHostOps) -> Result<Self, BadTable> {
         // SAFETY: the caller's promise covers at least the member `size`.
         let size = unsafe { (&raw const (*ops).size).read() };
-        let known = size_of::<LaioHostOps>();
-        if size < known {
+        if size < FIRST_SIZE {
             return Err(BadTable::Short(size));
         }
         // SAFETY: the caller's promise.
-        let later = unsafe { std::slice::from_raw_parts(ops.add(1).cast::<u8>(), size - known) };
-        if later.iter().any(|&byte| byte != 0) {
+        let given = unsafe { std::slice::from_raw_parts(ops.cast::<u8>(), size) };
+        let known = size.min(size_of::<LaioHostOps>());
+        if given[known..].iter().any(|&byte| byte != 0) {
             return Err(BadTable::Unknown);
         }
-        // SAFETY: as large as it says.
-        Self::check(unsafe { ops.read() })
+        // SAFETY: a table of NULLs, and then as many hooks as both sides know.
+        Self::check(unsafe {
+            let mut table = MaybeUninit::<LaioHostOps>::zeroed();
+            ptr::copy_nonoverlapping(given.as_ptr(), table.as_mut_ptr().cast(), known);
+            table.assume_init()
+        })
     }
 
     fn check(ops: LaioHostOps) -> Result<Self, BadTable> {
