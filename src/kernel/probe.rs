@@ -6,14 +6,21 @@ use std::sync::OnceLock;
 use super::linux_aio::Context;
 use super::sys::{IOCB_CMD_FDSYNC, IOCB_CMD_PWRITEV, iocb};
 
+/// The answer of [`ask_fua`], once there is one.
+static HAS_FUA: OnceLock<bool> = OnceLock::new();
+
 /// Whether `fd` can be flushed by IOCB_CMD_FDSYNC. The kernel answers EINVAL where it cannot.
 pub fn has_fdsync(fd: RawFd) -> bool {
+    let Ok(context) = Context::new(1) else { return false };
+    // Destroying a context takes the kernel some ten milliseconds, and who asks for the one asks
+    // for the other as well.
+    learn_fua(&context);
     let fdsync = iocb {
         aio_lio_opcode: IOCB_CMD_FDSYNC as u16,
         aio_fildes: fd as u32,
         ..Default::default()
     };
-    result_of(fdsync).is_some_and(|answer| answer != -i64::from(libc::EINVAL))
+    result_of(&context, fdsync).is_some_and(|answer| answer != -i64::from(libc::EINVAL))
 }
 
 /// Whether a write can carry RWF_DSYNC (Linux 4.13).
@@ -21,17 +28,19 @@ pub fn has_fdsync(fd: RawFd) -> bool {
 /// Asked once, of an empty write to an anonymous file. While that cannot even be asked (no AIO
 /// context or descriptor to be had) the answer is no, which costs the host a flush and never data.
 pub fn has_fua() -> bool {
-    static HAS_FUA: OnceLock<bool> = OnceLock::new();
-    if let Some(&known) = HAS_FUA.get() {
-        return known;
+    if HAS_FUA.get().is_none() {
+        let _ = Context::new(1).map(|context| learn_fua(&context));
     }
-    match ask_fua() {
-        Some(answer) => *HAS_FUA.get_or_init(|| answer),
-        None => false,
+    HAS_FUA.get().copied().unwrap_or(false)
+}
+
+fn learn_fua(context: &Context) {
+    if HAS_FUA.get().is_none() {
+        ask_fua(context).map(|answer| HAS_FUA.get_or_init(|| answer));
     }
 }
 
-fn ask_fua() -> Option<bool> {
+fn ask_fua(context: &Context) -> Option<bool> {
     // SAFETY: the name is a C string.
     let fd = unsafe { libc::memfd_create(c"laio".as_ptr(), libc::MFD_CLOEXEC) };
     if fd < 0 {
@@ -48,19 +57,23 @@ fn ask_fua() -> Option<bool> {
         aio_nbytes: 1,
         ..Default::default()
     };
-    result_of(write).map(|answer| answer >= 0)
+    result_of(context, write).map(|answer| answer >= 0)
 }
 
-/// The result of `request`, or the negative errno that refused it; `None` when there is no context
-/// to ask with.
-fn result_of(mut request: iocb) -> Option<i64> {
-    let context = Context::new(1).ok()?;
-    // SAFETY: the request and what it names outlive the wait below, and dropping the context waits
-    // for it in any case.
-    match unsafe { context.submit(&[&raw mut request]) } {
-        Ok(_) => context.get_event(1).map(|event| event.res),
-        Err(errno) => Some(i64::from(errno.negative())),
-    }
+/// The result of `request`, or the negative errno that refused it. `None` if the kernel does not
+/// say.
+fn result_of(context: &Context, request: iocb) -> Option<i64> {
+    let request = Box::into_raw(Box::new(request));
+    // SAFETY: the iocb is freed below, when it is not with the kernel; what it names (an empty
+    // vector) the kernel reads before this returns.
+    let result = match unsafe { context.submit(&[request]) } {
+        // Should waiting fail, the kernel may still have it, and it is left to it.
+        Ok(_) => context.get_event(1)?.res,
+        Err(errno) => i64::from(errno.negative()),
+    };
+    // SAFETY: complete, or never taken.
+    drop(unsafe { Box::from_raw(request) });
+    Some(result)
 }
 
 #[cfg(test)]
