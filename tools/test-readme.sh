@@ -17,7 +17,7 @@ prints_the_file() { cmp <("$program" "$file") <(head -c 4096 "$file"); }
 fails_on_nothing() { ! "$program" /nonexistent 2>/dev/null; }
 
 # Refused by the kernel within the submission, which calls the callback from there.
-fails_on_a_directory() { "$program" / 2>&1 >/dev/null | grep -q '^cannot read: '; }
+fails_on_a_directory() { [[ $("$program" / 2>&1) == 'cannot read: '* ]]; }
 
 echo 1..3
 ok 1 'it prints the first 4 KiB of the file' prints_the_file
