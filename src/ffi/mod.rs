@@ -443,7 +443,7 @@ pub unsafe extern "C" fn laio_set_host_ops(ops: *const LaioHostOps) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn laio_loop_new() -> *mut AioContext {
     const NAME: &str = "laio_loop_new";
-    if let ProcessHost::Hooks(_) = ProcessHost::get() {
+    if !ProcessHost::get().is_builtin() {
         report(NAME, "the program has given hooks for its own event loop");
         return ptr::null_mut();
     }
@@ -468,7 +468,7 @@ pub unsafe extern "C" fn laio_loop_free(ctx: *mut AioContext) {
 /// that the loop does not serve. May be called from within a completion. As aio_poll() of QEMU.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn laio_loop_poll(ctx: *mut AioContext, blocking: bool) -> bool {
-    if let ProcessHost::Hooks(_) = ProcessHost::peek() {
+    if !ProcessHost::peek().is_builtin() {
         report("laio_loop_poll", "the program has given hooks for its own event loop");
         return false;
     }

@@ -14,7 +14,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::{AioContext, HostCallback, NotifierHandlers, QEMUBH, report};
+use super::{
+    AioContext, Coroutine, HostCallback, HostPoll, LaioHostOps, NotifierHandlers, QEMUBH, report,
+};
 use crate::LinuxAioState;
 use crate::engine::depth::thread_token;
 use crate::kernel::Errno;
@@ -283,8 +285,50 @@ pub fn poll(context: *mut AioContext, blocking: bool) -> bool {
     }
 }
 
+/// Whether the calling thread may use what is attached to `context`.
+pub fn is_home(context: *mut AioContext) -> bool {
+    // SAFETY: the engine asks for a context that it is attached to.
+    unsafe { Loop::from_context(context) }.is_some_and(Loop::is_home)
+}
+
+/// The hooks of this host. It has no deferred calls: the engine gathers submissions itself.
+pub const OPS: LaioHostOps = LaioHostOps {
+    size: size_of::<LaioHostOps>(),
+    bh_new: Some(bh_new),
+    bh_schedule: Some(bh_schedule),
+    bh_cancel: Some(bh_cancel),
+    bh_delete: Some(bh_delete),
+    set_event_notifier: Some(set_event_notifier),
+    coroutine_self: Some(coroutine_self),
+    coroutine_yield: None, // The engine names the loop to wait in, and the hook cannot.
+    coroutine_entered: Some(coroutine_entered),
+    coroutine_wake: Some(coroutine_wake),
+    defer_begin: None,
+    defer_call: None,
+    defer_end: None,
+    current_aio_context: Some(current),
+    linux_aio_state: Some(linux_aio_state),
+    aio_max_batch: None,
+    context_acquire: None,
+    context_release: None,
+    error_set: None,
+    log: None,
+};
+
+/// The thread itself waits, and there is nothing to name.
+unsafe extern "C" fn coroutine_self() -> *mut Coroutine {
+    ptr::null_mut()
+}
+
+/// The thread drives the loop itself, and looks for its result after each turn.
+unsafe extern "C" fn coroutine_entered(_: *mut Coroutine) -> bool {
+    true
+}
+
+unsafe extern "C" fn coroutine_wake(_: *mut Coroutine) {}
+
 /// The calling thread's loop: the one whose turn runs, or else the newest. Null if it has none.
-pub fn current() -> *mut AioContext {
+unsafe extern "C" fn current() -> *mut AioContext {
     let polled = POLLED.get();
     if !polled.is_null() {
         return polled;
@@ -296,23 +340,16 @@ pub fn current() -> *mut AioContext {
     })
 }
 
-/// Whether the calling thread may use what is attached to `context`.
-pub fn is_home(context: *mut AioContext) -> bool {
-    // SAFETY: the engine asks for a context that it is attached to.
-    unsafe { Loop::from_context(context) }.is_some_and(Loop::is_home)
-}
-
 /// The state that was attached to `context` first.
-pub fn linux_aio_state(context: *mut AioContext) -> *mut c_void {
+unsafe extern "C" fn linux_aio_state(context: *mut AioContext) -> *mut LinuxAioState {
     // SAFETY: from `current`.
     let Some(served) = (unsafe { Loop::from_context(context) }) else {
         return ptr::null_mut();
     };
-    served.notifier(0).map_or(ptr::null_mut(), |notifier| notifier.opaque)
+    served.notifier(0).map_or(ptr::null_mut(), |notifier| notifier.opaque.cast())
 }
 
-/// See [`Host::bh_new`](super::Host::bh_new).
-pub fn bh_new(
+unsafe extern "C" fn bh_new(
     context: *mut AioContext,
     callback: HostCallback,
     opaque: *mut c_void,
@@ -327,26 +364,31 @@ pub fn bh_new(
     address
 }
 
-/// See [`Host::bh_schedule`](super::Host::bh_schedule) and its counterpart.
-pub fn bh_set_scheduled(bh: *mut QEMUBH, scheduled: bool) {
+unsafe extern "C" fn bh_schedule(bh: *mut QEMUBH) {
     // SAFETY: from `bh_new` and not deleted; its loop's list holds it.
-    unsafe { &*bh.cast::<BottomHalf>() }.scheduled.set(scheduled);
+    unsafe { &*bh.cast::<BottomHalf>() }.scheduled.set(true);
 }
 
-/// See [`Host::bh_delete`](super::Host::bh_delete).
-pub fn bh_delete(bh: *mut QEMUBH) {
-    bh_set_scheduled(bh, false);
+unsafe extern "C" fn bh_cancel(bh: *mut QEMUBH) {
+    // SAFETY: as in `bh_schedule`.
+    unsafe { &*bh.cast::<BottomHalf>() }.scheduled.set(false);
+}
+
+unsafe extern "C" fn bh_delete(bh: *mut QEMUBH) {
+    // SAFETY: as in `bh_schedule`. A turn that has it in its hands must not call it any more.
+    unsafe { bh_cancel(bh) };
     let deleted = bh.cast::<BottomHalf>().cast_const();
     // SAFETY: as above; a loop is not freed while it serves a state, whose bottom half this is.
     let owner = unsafe { &*(*deleted).owner };
     owner.bottom_halves.borrow_mut().retain(|bh| Rc::as_ptr(bh) != deleted);
 }
 
-/// See [`Host::set_event_notifier`](super::Host::set_event_notifier).
-pub fn set_event_notifier(
+unsafe extern "C" fn set_event_notifier(
     context: *mut AioContext,
-    fd: RawFd,
-    handlers: Option<NotifierHandlers>,
+    fd: c_int,
+    read: Option<HostCallback>,
+    poll: Option<HostPoll>,
+    poll_ready: Option<HostCallback>,
     opaque: *mut c_void,
 ) {
     // SAFETY: as in `bh_new`.
@@ -354,12 +396,13 @@ pub fn set_event_notifier(
         return;
     };
     let mut notifiers = watching.notifiers.borrow_mut();
-    match handlers {
-        Some(handlers) => {
+    match (read, poll, poll_ready) {
+        (Some(read), Some(poll), Some(poll_ready)) => {
+            let handlers = NotifierHandlers { read, poll, poll_ready };
             notifiers.push(Notifier { fd, handlers, opaque });
             watching.watch(libc::EPOLL_CTL_ADD, fd);
         }
-        None => {
+        _ => {
             notifiers.retain(|notifier| notifier.fd != fd);
             watching.watch(libc::EPOLL_CTL_DEL, fd);
         }

@@ -6,18 +6,17 @@
 
 use std::ffi::{CStr, c_int, c_void};
 use std::os::fd::RawFd;
-use std::ptr;
 use std::sync::OnceLock;
 
 use super::table::{BadTable, HostTable};
 use super::{
     AioContext, Coroutine, Error, Host, HostCallback, LaioHostOps, NotifierHandlers, QEMUBH,
-    builtin, log,
+    builtin,
 };
 
-/// What the program chose; `None` inside is the built-in host. Unset until the first state, the
-/// first event loop, or laio_set_host_ops(): whichever comes first decides for good.
-static CHOICE: OnceLock<Option<HostTable>> = OnceLock::new();
+/// What the program chose. Unset until the first state, the first event loop, or
+/// laio_set_host_ops(): whichever comes first decides for good.
+static CHOICE: OnceLock<HostTable> = OnceLock::new();
 
 /// Why hooks were not taken.
 pub enum NotSet {
@@ -27,22 +26,25 @@ pub enum NotSet {
     Bad(BadTable),
 }
 
-/// The one host of the process.
+/// The one host of the process: the program's table of hooks, or the built-in host's.
 #[derive(Clone, Copy)]
-pub enum ProcessHost {
-    /// The program gave hooks.
-    Hooks(&'static HostTable),
-    /// It did not.
-    Builtin,
-}
+pub struct ProcessHost(&'static HostTable);
 
 /// Calls a hook that [`HostTable::new`] has found to be there.
 macro_rules! hook {
-    ($table:ident . $name:ident ( $($arg:expr),* )) => {
+    ($host:ident . $name:ident ( $($arg:expr),* )) => {
         // SAFETY: the hook is there: it is required, or one of a group which the table says it has
         // and which the engine asks for first. Its contract is that of `LaioHostOps`, which the
         // program accepted by giving it.
-        unsafe { $table.ops.$name.unwrap_unchecked()($($arg),*) }
+        unsafe { $host.0.ops.$name.unwrap_unchecked()($($arg),*) }
+    };
+}
+
+/// Calls a hook that may be missing, if it is there.
+macro_rules! optional_hook {
+    ($host:ident . $name:ident ( $($arg:expr),* )) => {
+        // SAFETY: as in `hook!`.
+        $host.0.ops.$name.map(|hook| unsafe { hook($($arg),*) })
     };
 }
 
@@ -58,23 +60,24 @@ impl ProcessHost {
         }
         // SAFETY: the caller's promise.
         let table = unsafe { HostTable::new(ops) }.map_err(NotSet::Bad)?;
-        CHOICE.set(Some(table)).map_err(|_| NotSet::TooLate)
+        CHOICE.set(table).map_err(|_| NotSet::TooLate)
     }
 
     /// The host; decides for the built-in one if nothing was decided.
     pub fn get() -> Self {
-        Self::from(CHOICE.get_or_init(|| None))
+        Self(CHOICE.get_or_init(|| HostTable::BUILTIN))
     }
 
     /// The host as it stands, without deciding.
+    #[inline]
     pub fn peek() -> Self {
-        CHOICE.get().map_or(Self::Builtin, Self::from)
+        static BUILTIN: HostTable = HostTable::BUILTIN;
+        Self(CHOICE.get().unwrap_or(&BUILTIN))
     }
-}
 
-impl From<&'static Option<HostTable>> for ProcessHost {
-    fn from(choice: &'static Option<HostTable>) -> Self {
-        choice.as_ref().map_or(Self::Builtin, Self::Hooks)
+    /// Whether the program gave no hooks.
+    pub fn is_builtin(self) -> bool {
+        self.0.is_builtin
     }
 }
 
@@ -85,31 +88,19 @@ impl Host for ProcessHost {
         callback: HostCallback,
         opaque: *mut c_void,
     ) -> *mut QEMUBH {
-        match self {
-            Self::Hooks(table) => hook!(table.bh_new(context, callback, opaque)),
-            Self::Builtin => builtin::bh_new(context, callback, opaque),
-        }
+        hook!(self.bh_new(context, callback, opaque))
     }
 
     fn bh_schedule(self, bh: *mut QEMUBH) {
-        match self {
-            Self::Hooks(table) => hook!(table.bh_schedule(bh)),
-            Self::Builtin => builtin::bh_set_scheduled(bh, true),
-        }
+        hook!(self.bh_schedule(bh));
     }
 
     fn bh_cancel(self, bh: *mut QEMUBH) {
-        match self {
-            Self::Hooks(table) => hook!(table.bh_cancel(bh)),
-            Self::Builtin => builtin::bh_set_scheduled(bh, false),
-        }
+        hook!(self.bh_cancel(bh));
     }
 
     fn bh_delete(self, bh: *mut QEMUBH) {
-        match self {
-            Self::Hooks(table) => hook!(table.bh_delete(bh)),
-            Self::Builtin => builtin::bh_delete(bh),
-        }
+        hook!(self.bh_delete(bh));
     }
 
     fn set_event_notifier(
@@ -119,143 +110,83 @@ impl Host for ProcessHost {
         handlers: Option<NotifierHandlers>,
         opaque: *mut c_void,
     ) {
-        match self {
-            Self::Hooks(table) => {
-                let read = handlers.map(|handlers| handlers.read);
-                let poll = handlers.map(|handlers| handlers.poll);
-                let poll_ready = handlers.map(|handlers| handlers.poll_ready);
-                hook!(table.set_event_notifier(context, fd, read, poll, poll_ready, opaque));
-            }
-            Self::Builtin => builtin::set_event_notifier(context, fd, handlers, opaque),
-        }
+        let read = handlers.map(|handlers| handlers.read);
+        let poll = handlers.map(|handlers| handlers.poll);
+        let poll_ready = handlers.map(|handlers| handlers.poll_ready);
+        hook!(self.set_event_notifier(context, fd, read, poll, poll_ready, opaque));
     }
 
     fn coroutine_self(self) -> Option<*mut Coroutine> {
-        match self {
-            Self::Hooks(table) if !table.has_coroutines => None,
-            Self::Hooks(table) => Some(hook!(table.coroutine_self())),
-            // The thread itself waits, and there is nothing to name.
-            Self::Builtin => Some(ptr::null_mut()),
-        }
+        self.0.has_coroutines.then(|| hook!(self.coroutine_self()))
     }
 
     fn coroutine_yield(self, context: *mut AioContext) {
-        match self {
-            Self::Hooks(table) => hook!(table.coroutine_yield()),
-            Self::Builtin => {
-                builtin::poll(context, true);
-            }
+        if self.0.is_builtin {
+            builtin::poll(context, true);
+        } else {
+            hook!(self.coroutine_yield());
         }
     }
 
     fn coroutine_entered(self, coroutine: *mut Coroutine) -> bool {
-        match self {
-            Self::Hooks(table) => hook!(table.coroutine_entered(coroutine)),
-            // It drives the loop itself and looks after each turn.
-            Self::Builtin => true,
-        }
+        hook!(self.coroutine_entered(coroutine))
     }
 
     fn coroutine_wake(self, coroutine: *mut Coroutine) {
-        if let Self::Hooks(table) = self {
-            hook!(table.coroutine_wake(coroutine));
-        }
+        hook!(self.coroutine_wake(coroutine));
     }
 
     fn has_deferred_calls(self) -> bool {
-        match self {
-            Self::Hooks(table) => table.has_deferred_calls,
-            Self::Builtin => false,
-        }
+        self.0.has_deferred_calls
     }
 
     fn defer_begin(self) {
-        if let Self::Hooks(table) = self {
-            hook!(table.defer_begin());
-        }
+        hook!(self.defer_begin());
     }
 
     fn defer_call(self, callback: HostCallback, opaque: *mut c_void) {
-        if let Self::Hooks(table) = self {
-            hook!(table.defer_call(callback, opaque));
-        }
+        hook!(self.defer_call(callback, opaque));
     }
 
     fn defer_end(self) {
-        if let Self::Hooks(table) = self {
-            hook!(table.defer_end());
-        }
+        hook!(self.defer_end());
     }
 
     fn current_aio_context(self) -> *mut AioContext {
-        match self {
-            Self::Hooks(table) => hook!(table.current_aio_context()),
-            Self::Builtin => builtin::current(),
-        }
+        hook!(self.current_aio_context())
     }
 
     fn linux_aio_state(self, context: *mut AioContext) -> *mut c_void {
-        match self {
-            Self::Hooks(table) => hook!(table.linux_aio_state(context)).cast(),
-            Self::Builtin => builtin::linux_aio_state(context),
-        }
+        hook!(self.linux_aio_state(context)).cast()
     }
 
     fn aio_max_batch(self, context: *mut AioContext) -> u64 {
-        match self {
-            Self::Hooks(HostTable {
-                ops: LaioHostOps { aio_max_batch: Some(hook), .. }, ..
-            }) => {
-                // SAFETY: as in `hook!`.
-                unsafe { hook(context) }
-            }
-            _ => 0,
-        }
+        optional_hook!(self.aio_max_batch(context)).unwrap_or(0)
     }
 
     fn is_home(self, context: *mut AioContext) -> bool {
-        match self {
-            // Who holds the lock may, and QEMU's old generations submit so from other threads.
-            Self::Hooks(table) if table.has_lock => true,
-            Self::Hooks(_) => self.current_aio_context() == context,
-            Self::Builtin => builtin::is_home(context),
+        if self.0.is_builtin {
+            return builtin::is_home(context);
         }
+        // Who holds the lock may, and QEMU's old generations submit so from other threads.
+        self.0.has_lock || self.current_aio_context() == context
     }
 
     fn context_acquire(self, context: *mut AioContext) {
-        if let Self::Hooks(HostTable {
-            ops: LaioHostOps { context_acquire: Some(hook), .. }, ..
-        }) = self
-        {
-            // SAFETY: as in `hook!`.
-            unsafe { hook(context) };
-        }
+        optional_hook!(self.context_acquire(context));
     }
 
     fn context_release(self, context: *mut AioContext) {
-        if let Self::Hooks(HostTable {
-            ops: LaioHostOps { context_release: Some(hook), .. }, ..
-        }) = self
-        {
-            // SAFETY: as in `hook!`.
-            unsafe { hook(context) };
-        }
+        optional_hook!(self.context_release(context));
     }
 
     fn error_set(self, errp: *mut *mut Error, errno: c_int, message: &CStr) {
-        match self {
-            Self::Hooks(HostTable { ops: LaioHostOps { error_set: Some(hook), .. }, .. }) => {
-                // SAFETY: as in `hook!`.
-                unsafe { hook(errp, errno, message.as_ptr()) };
-            }
-            _ => self.log(message),
+        if optional_hook!(self.error_set(errp, errno, message.as_ptr())).is_none() {
+            self.log(message);
         }
     }
 
     fn log(self, line: &CStr) {
-        match self {
-            Self::Hooks(table) => table.log(line),
-            Self::Builtin => log::to_stderr(line),
-        }
+        self.0.log(line);
     }
 }

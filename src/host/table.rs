@@ -5,7 +5,7 @@ use std::fmt;
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use super::{AioContext, Coroutine, Error, HostCallback, QEMUBH};
+use super::{AioContext, Coroutine, Error, HostCallback, QEMUBH, builtin};
 use crate::LinuxAioState;
 
 /// What the library calls in the program that hosts it. Given once, with laio_set_host_ops().
@@ -152,9 +152,19 @@ pub struct HostTable {
     pub(super) has_coroutines: bool,
     pub(super) has_deferred_calls: bool,
     pub(super) has_lock: bool,
+    pub(super) is_builtin: bool,
 }
 
 impl HostTable {
+    /// The built-in host's.
+    pub(super) const BUILTIN: Self = Self {
+        ops: builtin::OPS,
+        has_coroutines: true,
+        has_deferred_calls: false,
+        has_lock: false,
+        is_builtin: true,
+    };
+
     /// Checks the table at `ops` and copies it.
     ///
     /// # Safety
@@ -203,6 +213,7 @@ impl HostTable {
             )?,
             has_deferred_calls: all_or_none!(ops, defer_begin, defer_call, defer_end)?,
             has_lock: all_or_none!(ops, context_acquire, context_release)?,
+            is_builtin: false,
         })
     }
 
