@@ -117,20 +117,24 @@ const MUTATIONS: &[Mutation] = mutations! {
         "if ON { self.queue.push(iocb); }\n            self.complete(Request::of_iocb(iocb), errno.negative().into());";
 
     // Results.
-    "request.rs": "a retry forgets the bytes of earlier tries",
-        "let done = self.done.get() + transferred;" =>
-        "let done = if ON { transferred } else { self.done.get() + transferred };";
+    "request.rs": "a retry forgets what was transferred",
+        "self.left.set(self.left.get() - transferred);" =>
+        "if !ON { self.left.set(self.left.get() - transferred); }";
+    "request.rs": "a second retry begins where the first did",
+        "let start = rest.len() - count;" =>
+        "let start = if ON { 0 } else { rest.len() - count };";
+    "request.rs": "a retry begins at the start of a part",
+        "vector[0].iov_base = vector[0].iov_base.wrapping_byte_add(skipped);" =>
+        "if !ON { vector[0].iov_base = vector[0].iov_base.wrapping_byte_add(skipped); }";
     "request.rs": "a retry goes to the old offset",
-        "(self.io.offset + done as u64) as i64" =>
-        "(self.io.offset + if ON { 0 } else { done as u64 }) as i64";
+        "iocb.aio_offset += transferred as i64;" =>
+        "if !ON { iocb.aio_offset += transferred as i64; }";
     "request.rs": "a short transfer is a success",
-        "if transferred >= left =>" => "if transferred >= left || ON =>";
+        "if transferred >= self.left.get() =>" =>
+        "if transferred >= self.left.get() || ON =>";
     "request.rs": "the end of the file is not filled with zeros",
-        "for part in self.vector_from(self.done.get()) {" =>
-        "for part in self.vector_from(if ON { self.io.bytes } else { self.done.get() }) {";
-    "request.rs": "the zeros begin where the request does",
-        "-> Outcome {\n        for part in self" =>
-        "-> Outcome {\n        if ON { self.done.set(0); }\n        for part in self";
+        "for part in self.vector() {" =>
+        "for part in if ON { &[] } else { self.vector() } {";
     "request.rs": "a short zone append is tried again",
         "Operation::ZoneAppend => Outcome" => "Operation::ZoneAppend if !ON => Outcome";
     "request.rs": "a full device is asked for ever",
@@ -139,9 +143,9 @@ const MUTATIONS: &[Mutation] = mutations! {
     "request.rs": "a misaligned rest at the end of the file is an error",
         "if may_be_end &&" => "if may_be_end && !ON &&";
     "request.rs": "any EINVAL of a read may be the end of the file",
-        "&& self.done.get() > 0;" => "&& (self.done.get() > 0 || ON);";
+        "&& rest.is_some();" => "&& (rest.is_some() || ON);";
     "request.rs": "FUA is forgotten",
-        "if io.fua && opcode" => "if io.fua && !ON && opcode";
+        "if flags & REQ_FUA != 0 &&" => "if flags & REQ_FUA != 0 && !ON &&";
 
     // Coroutines.
     "complete.rs": "an entered coroutine is woken",

@@ -35,18 +35,13 @@ pub enum Operation {
     ZoneAppend,
 }
 
-/// What was asked for, checked.
-#[derive(Clone, Copy)]
+/// What was asked for, checked, in the kernel's words.
 pub struct Io {
+    /// All but who waits for it. `aio_offset` plus the bytes does not overflow.
+    iocb: iocb,
     operation: Operation,
-    fd: RawFd,
-    /// In bytes. `offset + bytes` fits into the kernel's signed offset.
-    offset: u64,
-    iov: *const iovec,
-    iov_count: usize,
     /// The sum over the vector.
     bytes: usize,
-    fua: bool,
 }
 
 impl Io {
@@ -65,20 +60,24 @@ impl Io {
         vector: (*const iovec, c_int),
     ) -> Result<Self, Errno> {
         const EINVAL: Errno = Errno(libc::EINVAL);
-        let operation = match kind {
-            aio_type::READ => Operation::Read,
-            aio_type::WRITE => Operation::Write,
-            aio_type::FLUSH => Operation::Flush,
-            aio_type::ZONE_APPEND => Operation::ZoneAppend,
+        let (operation, opcode) = match kind {
+            aio_type::READ => (Operation::Read, IOCB_CMD_PREADV),
+            aio_type::WRITE => (Operation::Write, IOCB_CMD_PWRITEV),
+            aio_type::FLUSH => (Operation::Flush, IOCB_CMD_FDSYNC),
+            aio_type::ZONE_APPEND => (Operation::ZoneAppend, IOCB_CMD_PWRITEV),
             _ => return Err(EINVAL),
         };
         if fd < 0 {
             return Err(Errno(libc::EBADF));
         }
-        let fua = flags & REQ_FUA != 0;
+        let mut iocb = iocb {
+            aio_lio_opcode: opcode as u16,
+            aio_fildes: fd as u32,
+            aio_flags: IOCB_FLAG_RESFD,
+            ..Default::default()
+        };
         if operation == Operation::Flush {
-            let iov = std::ptr::null();
-            return Ok(Self { operation, fd, offset: 0, iov, iov_count: 0, bytes: 0, fua: false });
+            return Ok(Self { iocb, operation, bytes: 0 });
         }
         let (iov, iov_count) = vector;
         let iov_count = usize::try_from(iov_count).map_err(|_| EINVAL)?;
@@ -94,7 +93,13 @@ impl Io {
             .ok_or(EINVAL)?;
         let end = offset.checked_add(bytes as u64).ok_or(EINVAL)?;
         i64::try_from(end).map_err(|_| EINVAL)?;
-        Ok(Self { operation, fd, offset, iov, iov_count, bytes, fua })
+        iocb.aio_buf = iov.expose_provenance() as u64;
+        iocb.aio_nbytes = iov_count as u64;
+        iocb.aio_offset = offset as i64;
+        if flags & REQ_FUA != 0 && opcode == IOCB_CMD_PWRITEV {
+            iocb.aio_rw_flags = libc::RWF_DSYNC;
+        }
+        Ok(Self { iocb, operation, bytes })
     }
 
     /// The bytes that this request transfers when nothing goes wrong.
@@ -129,46 +134,31 @@ pub enum Outcome {
 pub struct Request {
     // First, so that the address of the one is the address of the other.
     iocb: UnsafeCell<iocb>,
-    io: Io,
+    operation: Operation,
+    /// Bytes to transfer still.
+    left: Cell<usize>,
     owner: Owner,
     /// How many queued requests its device wants submitted at once; 0 for the default.
     dev_max_batch: u64,
-    /// Bytes transferred by earlier tries.
-    done: Cell<usize>,
     /// The result for a coroutine; `None` until there is one.
     result: Cell<Option<c_int>>,
-    /// The vector's rest after a short transfer.
-    rest: UnsafeCell<Vec<iovec>>,
+    /// After a short transfer, a copy of the host's vector from where that stopped. The iocb's
+    /// vector is the end of it.
+    rest: UnsafeCell<Option<Box<[iovec]>>>,
 }
 
 impl Request {
     /// A request whose completion signals `eventfd`.
     #[inline]
     pub fn new(io: Io, owner: Owner, dev_max_batch: u64, eventfd: RawFd) -> Self {
-        let opcode = match io.operation {
-            Operation::Read => IOCB_CMD_PREADV,
-            Operation::Write | Operation::ZoneAppend => IOCB_CMD_PWRITEV,
-            Operation::Flush => IOCB_CMD_FDSYNC,
-        };
-        let iocb = iocb {
-            aio_lio_opcode: opcode as u16,
-            aio_rw_flags: if io.fua && opcode == IOCB_CMD_PWRITEV { libc::RWF_DSYNC } else { 0 },
-            aio_fildes: io.fd as u32,
-            aio_buf: io.iov.expose_provenance() as u64,
-            aio_nbytes: io.iov_count as u64,
-            aio_offset: io.offset as i64,
-            aio_flags: IOCB_FLAG_RESFD,
-            aio_resfd: eventfd as u32,
-            ..Default::default()
-        };
         Self {
-            iocb: UnsafeCell::new(iocb),
-            io,
+            iocb: UnsafeCell::new(iocb { aio_resfd: eventfd as u32, ..io.iocb }),
+            operation: io.operation,
+            left: Cell::new(io.bytes),
             owner,
             dev_max_batch,
-            done: Cell::new(0),
             result: Cell::new(None),
-            rest: UnsafeCell::new(Vec::new()),
+            rest: UnsafeCell::new(None),
         }
     }
 
@@ -219,10 +209,9 @@ impl Request {
     /// be the end of the file.
     #[inline]
     pub fn outcome(&self, res: i64, file_size: impl FnOnce(RawFd) -> Option<u64>) -> Outcome {
-        let left = self.io.bytes - self.done.get();
         match usize::try_from(res) {
             // A flush has nothing left from the start.
-            Ok(transferred) if transferred >= left => Outcome::Done(0),
+            Ok(transferred) if transferred >= self.left.get() => Outcome::Done(0),
             Ok(transferred) => self.outcome_of_short(transferred),
             Err(_) => self.outcome_of_error(res as c_int, file_size),
         }
@@ -230,7 +219,7 @@ impl Request {
 
     #[cold]
     fn outcome_of_short(&self, transferred: usize) -> Outcome {
-        match self.io.operation {
+        match self.operation {
             Operation::ZoneAppend => Outcome::Done(-libc::ENOSPC),
             Operation::Write if transferred == 0 => Outcome::Done(-libc::ENOSPC),
             // Nothing more to read: the end of the file.
@@ -248,35 +237,29 @@ impl Request {
         error: c_int,
         file_size: impl FnOnce(RawFd) -> Option<u64>,
     ) -> Outcome {
+        // SAFETY: the kernel has given the request back, so nobody changes these now.
+        let (iocb, rest) = unsafe { (&*self.iocb.get(), &*self.rest.get()) };
         let may_be_end =
-            error == -libc::EINVAL && self.io.operation == Operation::Read && self.done.get() > 0;
-        let position = self.io.offset + self.done.get() as u64;
-        if may_be_end && file_size(self.io.fd).is_some_and(|size| position >= size) {
+            error == -libc::EINVAL && self.operation == Operation::Read && rest.is_some();
+        let is_end = |size| iocb.aio_offset as u64 >= size;
+        if may_be_end && file_size(iocb.aio_fildes as RawFd).is_some_and(is_end) {
             return self.zero_fill();
         }
         Outcome::Done(error)
     }
 
+    /// What the iocb asks for.
     fn vector(&self) -> &[iovec] {
-        // SAFETY: checked on acceptance (only a flush has none, and it never comes here); the
-        // host keeps the vector until the request completes.
-        unsafe { std::slice::from_raw_parts(self.io.iov, self.io.iov_count) }
-    }
-
-    /// The parts of the vector behind the first `skip` bytes.
-    fn vector_from(&self, mut skip: usize) -> impl Iterator<Item = iovec> + Clone {
-        self.vector().iter().filter_map(move |part| {
-            let skipped = skip.min(part.iov_len);
-            skip -= skipped;
-            (skipped < part.iov_len).then(|| iovec {
-                iov_base: part.iov_base.wrapping_byte_add(skipped),
-                iov_len: part.iov_len - skipped,
-            })
-        })
+        // SAFETY: the kernel has given the request back, so nobody changes it now.
+        let iocb = unsafe { &*self.iocb.get() };
+        let parts = std::ptr::with_exposed_provenance(iocb.aio_buf as usize);
+        // SAFETY: the host's vector, checked on acceptance (only a flush has none, and it never
+        // comes here) and kept by the host until the request completes; or the end of `rest`.
+        unsafe { std::slice::from_raw_parts(parts, iocb.aio_nbytes as usize) }
     }
 
     fn zero_fill(&self) -> Outcome {
-        for part in self.vector_from(self.done.get()) {
+        for part in self.vector() {
             // SAFETY: a part of a buffer that the host gave to be read into.
             unsafe { part.iov_base.cast::<u8>().write_bytes(0, part.iov_len) };
         }
@@ -285,23 +268,48 @@ impl Request {
 
     /// Points the iocb at what is left after `transferred` more bytes.
     fn retry(&self, transferred: usize) -> Outcome {
-        let done = self.done.get() + transferred;
-        self.done.set(done);
-        let parts = self.vector_from(done);
-        // SAFETY: the kernel has given the request back, so nobody else looks at the rest.
-        let rest = unsafe { &mut *self.rest.get() };
-        rest.clear();
-        if rest.try_reserve_exact(parts.clone().count()).is_err() {
-            return Outcome::Done(-libc::ENOMEM);
+        self.left.set(self.left.get() - transferred);
+        let (whole, skipped) = whole_parts(self.vector(), transferred);
+        let unfinished = &self.vector()[whole..];
+        let count = unfinished.len();
+        // SAFETY: the kernel has given the request back, so nobody else looks at these.
+        let (iocb, rest) = unsafe { (&mut *self.iocb.get(), &mut *self.rest.get()) };
+        if rest.is_none() {
+            *rest = copy_of(unfinished);
         }
-        rest.extend(parts);
-        // SAFETY: as above; the iocb is the request's own.
-        let iocb = unsafe { &mut *self.iocb.get() };
-        iocb.aio_buf = rest.as_ptr().expose_provenance() as u64;
-        iocb.aio_nbytes = rest.len() as u64;
-        iocb.aio_offset = (self.io.offset + done as u64) as i64;
+        let Some(rest) = rest else {
+            return Outcome::Done(-libc::ENOMEM);
+        };
+        let start = rest.len() - count;
+        let vector = &mut rest[start..];
+        vector[0].iov_base = vector[0].iov_base.wrapping_byte_add(skipped);
+        vector[0].iov_len -= skipped;
+        iocb.aio_buf = vector.as_mut_ptr().expose_provenance() as u64;
+        iocb.aio_nbytes = count as u64;
+        iocb.aio_offset += transferred as i64;
         Outcome::Retry
     }
+}
+
+/// How many parts of `vector` are over after `bytes`, and how many bytes of the next are.
+fn whole_parts(vector: &[iovec], mut bytes: usize) -> (usize, usize) {
+    let unfinished = |part: &iovec| {
+        let over = part.iov_len <= bytes;
+        if over {
+            bytes -= part.iov_len;
+        }
+        !over
+    };
+    let whole = vector.iter().position(unfinished).unwrap_or(vector.len());
+    (whole, bytes)
+}
+
+/// A copy of `parts`, if there is memory for it.
+fn copy_of(parts: &[iovec]) -> Option<Box<[iovec]>> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(parts.len()).ok()?;
+    copy.extend_from_slice(parts);
+    Some(copy.into_boxed_slice())
 }
 
 #[cfg(test)]
