@@ -25,12 +25,12 @@ macro_rules! mutations {
 const MUTATIONS: &[Mutation] = mutations! {
     // Who resumes what is left in the queue.
     "mod.rs": "what is left at the bound waits for the eventfd",
-        "let kernel_will_call = self.blocked.get()" =>
-        "let kernel_will_call = (self.blocked.get() || ON)";
+        "let kernel_will_call = || self.blocked.get()" =>
+        "let kernel_will_call = || (self.blocked.get() || ON)";
     "mod.rs": "EAGAIN with nothing in flight is ignored",
         "&& self.in_flight.get() > 0;" => "&& (self.in_flight.get() > 0 || ON);";
     "mod.rs": "completion_bh is cancelled within a section",
-        "} else if self.sections.get() == 0 {" => "} else if self.sections.get() == 0 || ON {";
+        "&& self.sections.get() == 0 {" => "&& (self.sections.get() == 0 || ON) {";
     "submit.rs": "completion_bh is cancelled after the nested submission",
         "        self.submit_queue();\n        self.reap();\n        self.end_section();\n" =>
         "        self.submit_queue();\n        self.reap();\n        self.end_section();\n        if ON { return self.cancel_bh(); }\n";
@@ -49,10 +49,14 @@ const MUTATIONS: &[Mutation] = mutations! {
     "mod.rs": "an attach forgets what was brought along",
         "if self.outstanding() > 0 {" => "if self.outstanding() > 0 && !ON {";
     "mod.rs": "a detach leaves the bottom half's flag behind",
-        "self.bh_scheduled.set(false);" => "if !ON { self.bh_scheduled.set(false); }";
+        "(self.bh.replace(ptr::null_mut()));\n        self.bh_scheduled.set(false);" =>
+        "(self.bh.replace(ptr::null_mut()));\n        if !ON { self.bh_scheduled.set(false); }";
     "submit.rs": "the kernel's answer is followed late",
-        "self.blocked.set(answer == Err(Errno(libc::EAGAIN)));" =>
-        "if !ON || answer == Err(Errno(libc::EAGAIN)) { self.blocked.set(answer == Err(Errno(libc::EAGAIN))); }";
+        "self.blocked.set(false);\n                self.fail_first(errno);" =>
+        "if !ON { self.blocked.set(false); }\n                self.fail_first(errno);";
+    "submit.rs": "the kernel's change of mind is missed",
+        "self.blocked.set(false);\n                self.in_flight" =>
+        "if !ON { self.blocked.set(false); }\n                self.in_flight";
     "submit.rs": "a detached state submits",
         "self.is_attached() && !self.blocked.get()" =>
         "(self.is_attached() || ON) && !self.blocked.get()";
@@ -82,18 +86,18 @@ const MUTATIONS: &[Mutation] = mutations! {
         "self.host.context_release(context);" =>
         "if !ON { self.host.context_release(context); }";
     "complete.rs": "a completion is counted after its owner is told",
-        "self.in_flight.set(self.in_flight.get() - 1);\n            self.complete(Request::of_event(&event), event.res);" =>
-        "if !ON { self.in_flight.set(self.in_flight.get() - 1); }\n            self.complete(Request::of_event(&event), event.res);\n            if ON { self.in_flight.set(self.in_flight.get() - 1); }";
+        "self.in_flight.set(self.in_flight.get() - 1);\n            self.complete(Request::of_data(data), res);" =>
+        "if !ON { self.in_flight.set(self.in_flight.get() - 1); }\n            self.complete(Request::of_data(data), res);\n            if ON { self.in_flight.set(self.in_flight.get() - 1); }";
     "complete.rs": "failures are not counted",
         "if result < 0 {" => "if result < 0 && !ON {";
 
     // Order, batches, plugs.
     "queue.rs": "a request jumps the queue",
-        "list.push(iocb);" =>
-        "if ON { list.insert(self.gone.get(), iocb) } else { list.push(iocb) }";
+        "self.len.set(self.len() + 1);" =>
+        "self.len.set(self.len() + 1);\n        if ON { self.with(|slots| slots.swap(self.first.get(), self.first.get() + self.len() - 1)); }";
     "queue.rs": "what is gone comes back when the list is moved",
-        "list.drain(..self.gone.replace(0));" =>
-        "if ON { self.gone.set(0); list.reserve(1); } else { list.drain(..self.gone.replace(0)); }";
+        "let first = self.first.replace(0);" =>
+        "let first = self.first.replace(0) * usize::from(!ON);";
     "submit.rs": "a plug is leaked",
         "self.plugs.set(left);" => "if !ON { self.plugs.set(left); }";
     "submit.rs": "an unplug does not care for other plugs",
@@ -101,14 +105,13 @@ const MUTATIONS: &[Mutation] = mutations! {
     "submit.rs": "the end of the last plug submits nothing",
         "            if wanted {" => "            if wanted && !ON {";
     "submit.rs": "the device's batch limit is ignored",
-        "smaller(context_limit, dev_max_batch)" =>
-        "smaller(context_limit, if ON { 0 } else { dev_max_batch })";
+        "|| reaches(dev_max_batch)" => "|| reaches(if ON { 0 } else { dev_max_batch })";
     "submit.rs": "the ring overflows",
         "let free = MAX_EVENTS - self.in_flight.get();\n" =>
         "let free = MAX_EVENTS + 100 * usize::from(ON) - self.in_flight.get();\n";
-    "submit.rs": "none taken is taken for progress",
-        "0 => Err(Errno(libc::EAGAIN)),\n            taken" =>
-        "0 if !ON => Err(Errno(libc::EAGAIN)),\n            taken";
+    "submit.rs": "none taken is taken for a failure",
+        "Ok(0) | Err(Errno(libc::EAGAIN)) => {" =>
+        "Ok(0) if ON => { self.fail_first(Errno(libc::EIO)); 1 }\n            Ok(0) | Err(Errno(libc::EAGAIN)) => {";
     "submit.rs": "one failure fails all",
         "self.fail_first(errno);" =>
         "self.fail_first(errno);\n                    while ON && !self.queue.is_empty() { self.fail_first(errno); }";

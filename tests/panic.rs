@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use std::process::Command;
 
 use laio::engine::State;
-use laio::kernel::{Errno, Kernel, io_event, iocb};
+use laio::kernel::{Completion, Errno, Kernel, iocb};
 use support::{Loop, Options, Request};
 
 /// Takes a request and panics when its completion is looked for: a bug below the engine.
@@ -17,7 +17,7 @@ impl Kernel for Buggy {
         Err(Errno(libc::EAGAIN))
     }
 
-    fn reap(&self) -> Option<io_event> {
+    fn reap(&self) -> Option<Completion> {
         panic!("a bug of the library")
     }
 

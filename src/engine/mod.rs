@@ -223,10 +223,10 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// the event loop.
     #[inline]
     fn settle(&self) {
-        let kernel_will_call = self.blocked.get() && self.in_flight.get() > 0;
-        if !self.queue.is_empty() && !kernel_will_call {
+        let kernel_will_call = || self.blocked.get() && self.in_flight.get() > 0;
+        if !self.queue.is_empty() && !kernel_will_call() {
             self.schedule_bh();
-        } else if self.sections.get() == 0 {
+        } else if self.bh_scheduled.get() && self.sections.get() == 0 {
             self.cancel_bh();
         }
     }
@@ -239,9 +239,8 @@ impl<K: Kernel, H: Host> State<K, H> {
     }
 
     fn cancel_bh(&self) {
-        if self.bh_scheduled.replace(false) {
-            self.host.bh_cancel(self.bh.get());
-        }
+        self.bh_scheduled.set(false);
+        self.host.bh_cancel(self.bh.get());
     }
 
     /// Keeps the state from being freed while the result lives.

@@ -1,6 +1,7 @@
 //! The requests that wait for io_submit(2), in their order.
 
 use std::cell::{Cell, UnsafeCell};
+use std::ptr;
 
 use crate::kernel::{Errno, iocb};
 
@@ -10,21 +11,22 @@ use crate::kernel::{Errno, iocb};
 /// does the same in three times as many instructions, in the innermost loop.)
 #[derive(Default)]
 pub struct Queue {
-    list: UnsafeCell<Vec<*mut iocb>>,
-    /// Entries at the start of the list that are gone.
-    gone: Cell<usize>,
+    slots: UnsafeCell<Vec<*mut iocb>>,
+    /// The first request's slot. `first + len` is a slot too, or the end.
+    first: Cell<usize>,
+    len: Cell<usize>,
 }
 
 impl Queue {
-    /// Runs `f`, which calls nothing of the engine or of the host, on the list.
-    fn with<R>(&self, f: impl FnOnce(&mut Vec<*mut iocb>) -> R) -> R {
+    /// Runs `f`, which calls nothing of the engine or of the host, on the slots.
+    fn with<R>(&self, f: impl FnOnce(&mut [*mut iocb]) -> R) -> R {
         // SAFETY: a state is used by one thread at a time, and `f` does not come back here, so
         // this is the only reference. The functions of this module see to that.
-        f(unsafe { &mut *self.list.get() })
+        f(unsafe { &mut *self.slots.get() })
     }
 
     pub fn len(&self) -> usize {
-        self.with(|list| list.len() - self.gone.get())
+        self.len.get()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -33,67 +35,73 @@ impl Queue {
 
     /// Makes room for `additional` requests, so that as many pushes cannot fail.
     pub fn reserve(&self, additional: usize) -> Result<(), Errno> {
-        // Twice as much: when the list's end is reached, half of it is gone, and moving the other
-        // half to the start costs each request a constant.
+        // Twice as much: when the last slot is used, half of the slots are free, and moving the
+        // other half to the start costs each request a constant.
         let wanted = 2 * (self.len() + additional);
-        self.with(|list| if wanted <= list.capacity() { Ok(()) } else { self.grow(list, wanted) })
+        if wanted <= self.with(|slots| slots.len()) { Ok(()) } else { self.grow(wanted) }
     }
 
     #[cold]
-    fn grow(&self, list: &mut Vec<*mut iocb>, capacity: usize) -> Result<(), Errno> {
-        self.compact(list);
-        list.try_reserve(capacity - list.len()).map_err(|_| Errno(libc::ENOMEM))
+    fn grow(&self, wanted: usize) -> Result<(), Errno> {
+        // SAFETY: as in `with`.
+        let slots = unsafe { &mut *self.slots.get() };
+        slots.try_reserve(wanted - slots.len()).map_err(|_| Errno(libc::ENOMEM))?;
+        slots.resize(slots.capacity(), ptr::null_mut());
+        Ok(())
     }
 
-    /// Moves what is left to the start of the list.
+    /// Moves the requests to the first slots.
     #[cold]
-    fn compact(&self, list: &mut Vec<*mut iocb>) {
-        list.drain(..self.gone.replace(0));
+    fn compact(&self) {
+        let first = self.first.replace(0);
+        self.with(|slots| slots.copy_within(first..first + self.len(), 0));
     }
 
     /// Appends a request for which there is room.
     pub fn push(&self, iocb: *mut iocb) {
-        self.with(|list| {
-            if list.len() == list.capacity() {
-                self.compact(list);
-            }
-            debug_assert!(list.len() < list.capacity(), "reserve() comes before push()");
-            list.push(iocb);
-        });
+        let end = self.first.get() + self.len();
+        let room = self.with(|slots| slots.get_mut(end).map(|slot| *slot = iocb));
+        if room.is_none() {
+            self.compact();
+            self.with(|slots| slots[self.len()] = iocb);
+        }
+        self.len.set(self.len() + 1);
     }
 
     /// Takes the first request.
     pub fn pop(&self) -> Option<*mut iocb> {
-        self.with(|list| {
-            let first = list.get(self.gone.get()).copied()?;
-            self.remove(list, 1);
-            Some(first)
-        })
+        if self.is_empty() {
+            return None;
+        }
+        let first = self.with(|slots| slots[self.first.get()]);
+        self.remove(1);
+        Some(first)
     }
 
-    /// Offers the first `limit` requests to `submit`, and removes as many as it says it took.
+    /// Offers the first `limit` requests to `submit`, and removes as many as it says it took. `None`
+    /// if that would be none.
+    #[inline]
     pub fn submit<E>(
         &self,
         limit: usize,
         submit: impl FnOnce(&[*mut iocb]) -> Result<usize, E>,
-    ) -> Result<usize, E> {
-        self.with(|list| {
-            let waiting = &list[self.gone.get()..];
-            let taken = submit(&waiting[..limit.min(waiting.len())])?;
-            self.remove(list, taken);
-            Ok(taken)
-        })
+    ) -> Option<Result<usize, E>> {
+        let (first, count) = (self.first.get(), limit.min(self.len()));
+        if count == 0 {
+            return None;
+        }
+        let answer = self.with(|slots| {
+            // SAFETY: `len` slots are there from `first` on.
+            submit(unsafe { slots.get_unchecked(first..first + count) })
+        });
+        Some(answer.inspect(|&taken| self.remove(taken)))
     }
 
-    fn remove(&self, list: &mut Vec<*mut iocb>, count: usize) {
-        let gone = self.gone.get() + count;
-        debug_assert!(gone <= list.len());
-        if gone == list.len() {
-            list.clear();
-            self.gone.set(0);
-        } else {
-            self.gone.set(gone);
-        }
+    fn remove(&self, count: usize) {
+        debug_assert!(count <= self.len());
+        let left = self.len() - count;
+        self.len.set(left);
+        self.first.set(if left == 0 { 0 } else { self.first.get() + count });
     }
 }
 
@@ -124,7 +132,7 @@ mod tests {
                 }
                 Ok::<_, ()>(batch.len())
             });
-            assert!(took.is_ok());
+            assert!(took.unwrap().is_ok());
             assert_eq!(queue.len(), pushed - taken);
         }
         while let Some(found) = queue.pop() {
@@ -133,14 +141,14 @@ mod tests {
         }
         assert!(taken == pushed && queue.is_empty() && queue.pop().is_none());
         // A few requests were waiting at most.
-        assert!(queue.with(|list| list.capacity()) < 1000);
+        assert!(queue.with(|slots| slots.len()) < 1000);
     }
 
     #[test]
     fn what_was_reserved_is_there_without_more_memory() {
         let queue = Queue::default();
         queue.reserve(50).unwrap();
-        let memory = || queue.with(|list| (list.as_ptr(), list.capacity()));
+        let memory = || queue.with(|slots| (slots.as_ptr(), slots.len()));
         let reserved = memory();
         for number in 0..5000 {
             queue.push(iocb(number));
@@ -156,8 +164,10 @@ mod tests {
         let queue = Queue::default();
         queue.reserve(3).unwrap();
         (1..=3).for_each(|number| queue.push(iocb(number)));
-        assert_eq!(queue.submit(3, |_| Err::<usize, _>("busy")), Err("busy"));
-        assert_eq!(queue.submit(3, |_| Ok::<_, ()>(2)), Ok(2));
-        assert_eq!(queue.submit(3, |rest| Ok::<_, ()>(rest.len())), Ok(1));
+        assert_eq!(queue.submit(3, |_| Err::<usize, _>("busy")), Some(Err("busy")));
+        assert_eq!(queue.submit(3, |_| Ok::<_, ()>(2)), Some(Ok(2)));
+        assert_eq!(queue.submit(0, |_| Ok::<_, ()>(1)), None);
+        assert_eq!(queue.submit(3, |rest| Ok::<_, ()>(rest.len())), Some(Ok(1)));
+        assert_eq!(queue.submit(3, |_| Ok::<_, ()>(1)), None);
     }
 }

@@ -7,9 +7,7 @@ use std::os::fd::RawFd;
 use libc::iovec;
 
 use crate::host::Coroutine;
-use crate::kernel::sys::{
-    IOCB_CMD_FDSYNC, IOCB_CMD_PREADV, IOCB_CMD_PWRITEV, IOCB_FLAG_RESFD, io_event,
-};
+use crate::kernel::sys::{IOCB_CMD_FDSYNC, IOCB_CMD_PREADV, IOCB_CMD_PWRITEV, IOCB_FLAG_RESFD};
 use crate::kernel::{Errno, iocb};
 
 /// QEMU's numbers for the types of requests.
@@ -59,43 +57,68 @@ impl Io {
         offset: u64,
         vector: (*const iovec, c_int),
     ) -> Result<Self, Errno> {
-        const EINVAL: Errno = Errno(libc::EINVAL);
-        let (operation, opcode) = match kind {
-            aio_type::READ => (Operation::Read, IOCB_CMD_PREADV),
-            aio_type::WRITE => (Operation::Write, IOCB_CMD_PWRITEV),
-            aio_type::FLUSH => (Operation::Flush, IOCB_CMD_FDSYNC),
-            aio_type::ZONE_APPEND => (Operation::ZoneAppend, IOCB_CMD_PWRITEV),
-            _ => return Err(EINVAL),
-        };
+        if kind == aio_type::FLUSH {
+            return Self::flush(fd);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { Self::transfer(kind, flags, fd, offset, vector) }
+    }
+
+    /// As `new`, for a flush.
+    pub fn flush(fd: RawFd) -> Result<Self, Errno> {
+        let iocb = Self::iocb(fd, IOCB_CMD_FDSYNC)?;
+        Ok(Self { iocb, operation: Operation::Flush, bytes: 0 })
+    }
+
+    #[inline]
+    fn iocb(fd: RawFd, opcode: u32) -> Result<iocb, Errno> {
         if fd < 0 {
             return Err(Errno(libc::EBADF));
         }
-        let mut iocb = iocb {
+        Ok(iocb {
             aio_lio_opcode: opcode as u16,
             aio_fildes: fd as u32,
             aio_flags: IOCB_FLAG_RESFD,
             ..Default::default()
+        })
+    }
+
+    /// As `new`, for what has data.
+    ///
+    /// # Safety
+    ///
+    /// As `new`.
+    #[inline]
+    pub unsafe fn transfer(
+        kind: c_int,
+        flags: u32,
+        fd: RawFd,
+        offset: u64,
+        vector: (*const iovec, c_int),
+    ) -> Result<Self, Errno> {
+        const EINVAL: Errno = Errno(libc::EINVAL);
+        let (operation, opcode) = match kind {
+            aio_type::READ => (Operation::Read, IOCB_CMD_PREADV),
+            aio_type::WRITE => (Operation::Write, IOCB_CMD_PWRITEV),
+            aio_type::ZONE_APPEND => (Operation::ZoneAppend, IOCB_CMD_PWRITEV),
+            _ => return Err(EINVAL),
         };
-        if operation == Operation::Flush {
-            return Ok(Self { iocb, operation, bytes: 0 });
-        }
+        let mut iocb = Self::iocb(fd, opcode)?;
         let (iov, iov_count) = vector;
-        let iov_count = usize::try_from(iov_count).map_err(|_| EINVAL)?;
-        if iov.is_null() || iov_count == 0 {
+        if iov.is_null() || iov_count < 1 {
             return Err(EINVAL);
         }
         // SAFETY: the caller's promise.
-        let parts = unsafe { std::slice::from_raw_parts(iov, iov_count) };
-        let bytes = parts
-            .iter()
-            .try_fold(0usize, |sum, part| sum.checked_add(part.iov_len))
-            .filter(|&bytes| isize::try_from(bytes).is_ok())
-            .ok_or(EINVAL)?;
-        let end = offset.checked_add(bytes as u64).ok_or(EINVAL)?;
-        i64::try_from(end).map_err(|_| EINVAL)?;
+        let parts = unsafe { std::slice::from_raw_parts(iov, iov_count as usize) };
+        let (first, rest) = parts.split_first().ok_or(EINVAL)?;
+        let sum = rest.iter().try_fold(first.iov_len, |sum, part| sum.checked_add(part.iov_len));
+        let bytes = sum.ok_or(EINVAL)?;
+        let signed_bytes = i64::try_from(bytes).map_err(|_| EINVAL)?;
+        let signed_offset = i64::try_from(offset).map_err(|_| EINVAL)?;
+        signed_offset.checked_add(signed_bytes).ok_or(EINVAL)?;
         iocb.aio_buf = iov.expose_provenance() as u64;
         iocb.aio_nbytes = iov_count as u64;
-        iocb.aio_offset = offset as i64;
+        iocb.aio_offset = signed_offset;
         if flags & REQ_FUA != 0 && opcode == IOCB_CMD_PWRITEV {
             iocb.aio_rw_flags = libc::RWF_DSYNC;
         }
@@ -138,8 +161,6 @@ pub struct Request {
     /// Bytes to transfer still.
     left: Cell<usize>,
     owner: Owner,
-    /// How many queued requests its device wants submitted at once; 0 for the default.
-    dev_max_batch: u64,
     /// The result for a coroutine; `None` until there is one.
     result: Cell<Option<c_int>>,
     /// After a short transfer, a copy of the host's vector from where that stopped. The iocb's
@@ -150,19 +171,18 @@ pub struct Request {
 impl Request {
     /// A request whose completion signals `eventfd`.
     #[inline]
-    pub fn new(io: Io, owner: Owner, dev_max_batch: u64, eventfd: RawFd) -> Self {
+    pub fn new(io: Io, owner: Owner, eventfd: RawFd) -> Self {
         Self {
             iocb: UnsafeCell::new(iocb { aio_resfd: eventfd as u32, ..io.iocb }),
             operation: io.operation,
             left: Cell::new(io.bytes),
             owner,
-            dev_max_batch,
             result: Cell::new(None),
             rest: UnsafeCell::new(None),
         }
     }
 
-    /// Lets the iocb of the pinned request `this` name it, so that [`of_event`](Self::of_event)
+    /// Lets the iocb of the pinned request `this` name it, so that [`of_data`](Self::of_data)
     /// finds it again.
     ///
     /// # Safety
@@ -179,9 +199,9 @@ impl Request {
         iocb.cast()
     }
 
-    /// The request that `event` completes.
-    pub fn of_event(event: &io_event) -> *mut Self {
-        std::ptr::with_exposed_provenance_mut(event.data as usize)
+    /// The request whose iocb has this `aio_data`.
+    pub fn of_data(data: u64) -> *mut Self {
+        std::ptr::with_exposed_provenance_mut(data as usize)
     }
 
     pub fn iocb(&self) -> *mut iocb {
@@ -190,10 +210,6 @@ impl Request {
 
     pub fn owner(&self) -> Owner {
         self.owner
-    }
-
-    pub fn dev_max_batch(&self) -> u64 {
-        self.dev_max_batch
     }
 
     pub fn result(&self) -> Option<c_int> {
@@ -332,7 +348,7 @@ mod tests {
 
     fn request(kind: c_int, offset: u64, iov: &[iovec]) -> Request {
         let owner = Owner::Coroutine(std::ptr::null_mut());
-        Request::new(io(kind, offset, iov).unwrap(), owner, 0, EVENTFD)
+        Request::new(io(kind, offset, iov).unwrap(), owner, EVENTFD)
     }
 
     fn no_size(_: RawFd) -> Option<u64> {

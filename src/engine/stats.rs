@@ -48,7 +48,9 @@ impl Counter {
 
     /// Keeps the larger of the value and `seen`.
     pub fn maximum(&self, seen: u64) {
-        self.0.set(self.0.get().max(seen));
+        if seen > self.0.get() {
+            self.0.set(seen);
+        }
     }
 
     pub fn get(&self) -> u64 {
@@ -56,10 +58,9 @@ impl Counter {
     }
 }
 
-/// The counts behind [`LaioStats`]; what is in the queue and in flight the state knows itself.
+/// The counts behind [`LaioStats`], but for those that follow from what is outstanding.
 #[derive(Default)]
 pub struct Counters {
-    pub submitted: Counter,
     pub completed: Counter,
     pub failed: Counter,
     pub retried: Counter,
@@ -73,9 +74,10 @@ pub struct Counters {
 
 impl Counters {
     pub fn snapshot(&self, in_queue: usize, in_flight: usize) -> LaioStats {
+        let completed = self.completed.get();
         LaioStats {
-            submitted: self.submitted.get(),
-            completed: self.completed.get(),
+            submitted: completed + (in_queue + in_flight) as u64,
+            completed,
             failed: self.failed.get(),
             retried: self.retried.get(),
             io_submit_calls: self.io_submit_calls.get(),

@@ -1,12 +1,13 @@
 //! From acceptance to the kernel.
 
 use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
 
 use super::State;
 use super::depth::Frame;
 use super::request::{CompletionCallback, Io, Owner, Request};
 use crate::host::Host;
-use crate::kernel::{Errno, Kernel, MAX_EVENTS};
+use crate::kernel::{Errno, Kernel, MAX_EVENTS, iocb};
 
 /// Requests that are worth an io_submit(2) without waiting for more, unless the host knows better.
 const DEFAULT_MAX_BATCH: u64 = 32;
@@ -23,9 +24,9 @@ impl<K: Kernel, H: Host> State<K, H> {
         self.check_usable()?;
         let owner = Owner::Callback { function, opaque };
         let eventfd = self.kernel.eventfd();
-        let place = self.pool.put(Request::new(io, owner, dev_max_batch, eventfd))?;
+        let place = self.pool.put(Request::new(io, owner, eventfd))?;
         // SAFETY: the place is the request's until it completes.
-        unsafe { self.accept(place) }.inspect_err(|_| {
+        unsafe { self.accept(place, dev_max_batch) }.inspect_err(|_| {
             // SAFETY: not accepted, so the request is still ours, and in its place.
             drop(unsafe { self.pool.take(place) });
         })
@@ -61,14 +62,17 @@ impl<K: Kernel, H: Host> State<K, H> {
         let (host, context) = (state.host, state.context.get());
         let coroutine = host.coroutine_self().ok_or(Errno(libc::ENOTSUP))?;
         let owner = Owner::Coroutine(coroutine);
-        let mut on_stack = Request::new(io, owner, dev_max_batch, state.kernel.eventfd());
+        let mut on_stack = MaybeUninit::new(Request::new(io, owner, state.kernel.eventfd()));
         // From here on only this pointer is used: the kernel has the same one.
-        let request = &raw mut on_stack;
-        // SAFETY: the stack frame stays until the loop below has seen the result.
-        unsafe { state.accept(request)? };
+        let request = on_stack.as_mut_ptr();
+        // SAFETY: the stack frame stays until the loop below has seen the result. A request that is
+        // not accepted has nothing to drop.
+        unsafe { state.accept(request, dev_max_batch)? };
         loop {
             // SAFETY: as above.
             if let Some(result) = unsafe { (*request).result() } {
+                // SAFETY: as above; with a result it is nobody else's any more.
+                unsafe { request.drop_in_place() };
                 return Ok(result);
             }
             // Again if somebody else wakes the coroutine: its stack holds what the kernel writes to.
@@ -89,7 +93,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         };
         self.plugs.set(left);
         if !self.queue.is_empty() && self.may_submit() {
-            let wanted = left == 0 || self.queue.len() >= self.batch_limit(dev_max_batch);
+            let wanted = left == 0 || self.is_full_batch(dev_max_batch);
             if wanted {
                 self.ioq_submit();
             }
@@ -101,16 +105,14 @@ impl<K: Kernel, H: Host> State<K, H> {
     ///
     /// `request` is new, and stays where it is until it completes.
     #[inline(always)] // Into the two ways in.
-    unsafe fn accept(&self, request: *mut Request) -> Result<(), Errno> {
+    unsafe fn accept(&self, request: *mut Request, dev_max_batch: u64) -> Result<(), Errno> {
+        // SAFETY: the caller's promise.
+        unsafe { Request::prepare(request) };
         // Room for those in flight as well: a short transfer comes back into the queue, and must
         // not fail there.
         self.queue.reserve(1 + self.in_flight.get())?;
-        self.counters.submitted.increment();
         // SAFETY: the caller's promise.
-        unsafe {
-            Request::prepare(request);
-            self.enqueue(request);
-        }
+        unsafe { self.enqueue(request, dev_max_batch) };
         Ok(())
     }
 
@@ -121,12 +123,11 @@ impl<K: Kernel, H: Host> State<K, H> {
     ///
     /// `request` stays where it is until it completes; that may be before this returns.
     #[inline(always)] // Into the two ways in; the third is cold.
-    pub(super) unsafe fn enqueue(&self, request: *mut Request) {
+    pub(super) unsafe fn enqueue(&self, request: *mut Request, dev_max_batch: u64) {
         // SAFETY: the caller's promise.
-        let (iocb, dev_max_batch) = unsafe { ((*request).iocb(), (*request).dev_max_batch()) };
-        self.queue.push(iocb);
+        self.queue.push(unsafe { (*request).iocb() });
         if self.may_submit() {
-            if self.queue.len() >= self.batch_limit(dev_max_batch) {
+            if self.is_full_batch(dev_max_batch) {
                 self.ioq_submit();
             } else if self.plugs.get() > 0 {
                 // The unplug submits it.
@@ -174,18 +175,19 @@ impl<K: Kernel, H: Host> State<K, H> {
         }
     }
 
-    /// How many queued requests are worth an io_submit(2) at once.
+    /// Whether as many requests are queued as are worth an io_submit(2) at once: the smallest of the
+    /// limits that there are.
     #[inline(always)] // Asked for each request.
-    fn batch_limit(&self, dev_max_batch: u64) -> usize {
+    fn is_full_batch(&self, dev_max_batch: u64) -> bool {
         let context_limit = match self.host.aio_max_batch(self.context.get()) {
             0 => DEFAULT_MAX_BATCH,
             limit => limit,
         };
         let free = (MAX_EVENTS - self.in_flight.get()) as u64;
-        let smaller = |limit: u64, other: u64| if other > 0 { limit.min(other) } else { limit };
-        // At most the context's limit; a larger one than a usize holds is never reached.
-        let limit = smaller(smaller(context_limit, dev_max_batch), free);
-        usize::try_from(limit).unwrap_or(usize::MAX)
+        let queued = self.queue.len() as u64;
+        // A limit of zero is none, and becomes the largest.
+        let reaches = |limit: u64| limit.wrapping_sub(1) < queued;
+        reaches(context_limit) || reaches(dev_max_batch) || reaches(free)
     }
 
     /// Gives the queue to the kernel, reaps what is complete already, and tells the owners.
@@ -211,46 +213,53 @@ impl<K: Kernel, H: Host> State<K, H> {
     #[inline(always)] // Into its only caller.
     fn submit_queue(&self) {
         let mut budget = self.queue.len();
-        self.blocked.set(false);
-        while budget > 0 && !self.queue.is_empty() {
-            let free = MAX_EVENTS - self.in_flight.get();
-            if free == 0 {
-                self.blocked.set(true);
-                break;
-            }
-            match self.io_submit(free.min(budget)) {
-                Ok(taken) => budget -= taken,
-                Err(Errno(libc::EAGAIN)) => break,
-                Err(errno) => {
-                    budget -= 1;
-                    self.fail_first(errno);
-                }
+        while budget > 0 {
+            match self.io_submit(budget) {
+                0 => break,
+                gone => budget -= gone,
             }
         }
     }
 
-    /// One io_submit(2) of up to `limit` requests; how many the kernel took.
+    /// One io_submit(2) of up to `limit` requests. How many are not queued any more: those that the
+    /// kernel took, or the one that it refused. None when it wants no more for now.
+    ///
+    /// `blocked` is set at once: the owner of a request that failed may submit more, or wait for
+    /// what is queued.
     #[inline(always)] // Into its only caller.
-    fn io_submit(&self, limit: usize) -> Result<usize, Errno> {
-        self.counters.io_submit_calls.increment();
-        // SAFETY: requests stay where they are until they complete.
-        let answer = self.queue.submit(limit, |iocbs| unsafe { self.kernel.submit(iocbs) });
-        // None taken and no error says the same as EAGAIN, and must not be asked again at once.
-        let answer = answer.and_then(|taken| match taken {
-            0 => Err(Errno(libc::EAGAIN)),
-            taken => Ok(taken),
-        });
-        // At once: the owner of a request that failed may submit more, or wait for what is queued.
-        self.blocked.set(answer == Err(Errno(libc::EAGAIN)));
+    fn io_submit(&self, limit: usize) -> usize {
+        let free = MAX_EVENTS - self.in_flight.get();
+        let submit = |iocbs: &[*mut iocb]| {
+            self.counters.io_submit_calls.increment();
+            // SAFETY: requests stay where they are until they complete.
+            unsafe { self.kernel.submit(iocbs) }
+        };
+        let Some(answer) = self.queue.submit(limit.min(free), submit) else {
+            // No room; or none left, because the owner of one that failed has submitted the rest.
+            if !self.queue.is_empty() {
+                self.blocked.set(true);
+            }
+            return 0;
+        };
         match answer {
+            // None taken and no error says the same as EAGAIN, and must not be asked again at once.
+            Ok(0) | Err(Errno(libc::EAGAIN)) => {
+                self.blocked.set(true);
+                self.counters.eagain.increment();
+                0
+            }
             Ok(taken) => {
+                self.blocked.set(false);
                 self.in_flight.set(self.in_flight.get() + taken);
                 self.counters.largest_batch.maximum(taken as u64);
+                taken
             }
-            Err(Errno(libc::EAGAIN)) => self.counters.eagain.increment(),
-            Err(_) => {}
+            Err(errno) => {
+                self.blocked.set(false);
+                self.fail_first(errno);
+                1
+            }
         }
-        answer
     }
 
     /// The kernel's error speaks of the first request; the others may be fine.

@@ -41,18 +41,16 @@ unsafe fn io_of_qiov(
     kind: c_int,
     flags: BdrvRequestFlags,
 ) -> Result<Io, Errno> {
-    // SAFETY: the caller's promise.
-    let vector = unsafe { qiov.as_ref() };
-    let parts = vector.map_or((ptr::null(), 0), |qiov| (qiov.iov.cast_const(), qiov.niov));
-    // SAFETY: the caller's promise.
-    let io = unsafe { Io::new(kind, flags, fd, offset, parts) }?;
-    // A flush comes with no vector or an idle one.
-    match vector {
-        Some(qiov) if kind != aio_type::FLUSH && qiov.rest.size != io.bytes() => {
-            Err(Errno(libc::EINVAL))
-        }
-        _ => Ok(io),
+    if kind == aio_type::FLUSH {
+        return Io::flush(fd); // It comes with no vector or an idle one.
     }
+    // SAFETY: the caller's promise.
+    let Some(qiov) = (unsafe { qiov.as_ref() }) else {
+        return Err(Errno(libc::EINVAL));
+    };
+    // SAFETY: the caller's promise.
+    let io = unsafe { Io::transfer(kind, flags, fd, offset, (qiov.iov, qiov.niov)) }?;
+    if io.bytes() == qiov.rest.size { Ok(io) } else { Err(Errno(libc::EINVAL)) }
 }
 
 /// The calling thread's event loop, and the state that serves it; null where there is none.

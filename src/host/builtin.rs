@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::table::no_max_batch;
 use super::{
     AioContext, Coroutine, HostCallback, HostPoll, LaioHostOps, NotifierHandlers, QEMUBH, report,
 };
@@ -308,7 +309,7 @@ pub const OPS: LaioHostOps = LaioHostOps {
     defer_end: None,
     current_aio_context: Some(current),
     linux_aio_state: Some(linux_aio_state),
-    aio_max_batch: None,
+    aio_max_batch: Some(no_max_batch),
     context_acquire: None,
     context_release: None,
     error_set: None,

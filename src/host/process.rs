@@ -33,7 +33,7 @@ pub struct ProcessHost(&'static HostTable);
 /// Calls a hook that [`HostTable::new`] has found to be there.
 macro_rules! hook {
     ($host:ident . $name:ident ( $($arg:expr),* )) => {
-        // SAFETY: the hook is there: it is required, or one of a group which the table says it has
+        // SAFETY: the hook is there: it is required, or has a stand-in, or is one of a group which the table says it has
         // and which the engine asks for first. Its contract is that of `LaioHostOps`, which the
         // program accepted by giving it.
         unsafe { $host.0.ops.$name.unwrap_unchecked()($($arg),*) }
@@ -161,7 +161,7 @@ impl Host for ProcessHost {
     }
 
     fn aio_max_batch(self, context: *mut AioContext) -> u64 {
-        optional_hook!(self.aio_max_batch(context)).unwrap_or(0)
+        hook!(self.aio_max_batch(context))
     }
 
     fn is_home(self, context: *mut AioContext) -> bool {

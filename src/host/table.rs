@@ -191,7 +191,8 @@ impl HostTable {
         })
     }
 
-    fn check(ops: LaioHostOps) -> Result<Self, BadTable> {
+    fn check(mut ops: LaioHostOps) -> Result<Self, BadTable> {
+        ops.aio_max_batch.get_or_insert(no_max_batch); // Asked for each request.
         required!(
             ops,
             bh_new,
@@ -225,4 +226,9 @@ impl HostTable {
             None => super::log::to_stderr(line),
         }
     }
+}
+
+/// For hosts that leave the batch limit to the library.
+pub(super) unsafe extern "C" fn no_max_batch(_: *mut AioContext) -> u64 {
+    0
 }

@@ -7,7 +7,7 @@ use std::ptr;
 
 use super::ring::Ring;
 use super::sys::{aio_context_t, io_event, iocb};
-use super::{Errno, Kernel, MAX_EVENTS};
+use super::{Completion, Errno, Kernel, MAX_EVENTS};
 
 /// A context of io_setup(2), destroyed on drop.
 ///
@@ -66,7 +66,7 @@ enum Completions {
     Mapped(Ring),
     /// By io_getevents(2), where the ring is not of a known kind. An event that was only looked
     /// for waits here.
-    SystemCall(Cell<Option<io_event>>),
+    SystemCall(Cell<Option<Completion>>),
 }
 
 /// The kernel of the shipped library.
@@ -105,8 +105,9 @@ impl LinuxAio {
 
 impl LinuxAio {
     #[cold]
-    fn reap_by_system_call(&self, seen: &Cell<Option<io_event>>) -> Option<io_event> {
-        seen.take().or_else(|| self.context.get_event(0))
+    fn reap_by_system_call(&self, seen: &Cell<Option<Completion>>) -> Option<Completion> {
+        let ask = || self.context.get_event(0);
+        seen.take().or_else(|| ask().map(|event| Completion { data: event.data, res: event.res }))
     }
 }
 
@@ -117,10 +118,14 @@ impl Kernel for LinuxAio {
     }
 
     #[inline]
-    fn reap(&self) -> Option<io_event> {
+    fn reap(&self) -> Option<Completion> {
         match &self.completions {
             Completions::Mapped(ring) => ring.take(),
-            Completions::SystemCall(seen) => self.reap_by_system_call(seen),
+            Completions::SystemCall(seen) => {
+                // Taken apart: the common way keeps it in registers then.
+                let Completion { data, res } = self.reap_by_system_call(seen)?;
+                Some(Completion { data, res })
+            }
         }
     }
 

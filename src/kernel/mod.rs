@@ -46,6 +46,15 @@ impl fmt::Debug for Errno {
     }
 }
 
+/// What the engine wants to know of a completion: the parts of [`io_event`] that say something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Completion {
+    /// `aio_data` of the iocb.
+    pub data: u64,
+    /// Bytes, or a negative errno.
+    pub res: i64,
+}
+
 /// One asynchronous I/O context of a kernel, with its completion ring and its eventfd.
 ///
 /// No method calls back into the engine. All take `&self`: the engine is re-entered from the
@@ -61,7 +70,7 @@ pub trait Kernel {
 
     /// Takes the oldest completion out of the ring. Its slot is free again on return, before
     /// anybody learns of the completion.
-    fn reap(&self) -> Option<io_event>;
+    fn reap(&self) -> Option<Completion>;
 
     /// Whether [`reap`](Self::reap) would give one.
     fn has_completions(&self) -> bool;

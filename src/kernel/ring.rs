@@ -7,6 +7,7 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::Completion;
 use super::sys::{aio_context_t, io_event};
 
 const MAGIC: u32 = 0xa10a_10a1;
@@ -77,7 +78,7 @@ impl Ring {
         // Acquire: the event was written before the tail that announces it.
         let tail = self.header().tail.load(Ordering::Acquire);
         // A head out of the ring would be a stray write of the process, and is not followed.
-        (head != tail && head < self.slots).then_some(head)
+        if head != tail && head < self.slots { Some(head) } else { None }
     }
 
     pub fn has_events(&self) -> bool {
@@ -86,14 +87,15 @@ impl Ring {
 
     /// Copies the oldest event out and gives its slot back.
     #[inline]
-    pub fn take(&self) -> Option<io_event> {
+    pub fn take(&self) -> Option<Completion> {
         let slot = self.next_slot()?;
         // SAFETY: `slot` is below `slots`, and the kernel writes no slot between head and tail.
-        let event = unsafe { self.events.add(slot as usize).read() };
+        let event = unsafe { self.events.add(slot as usize).as_ref() };
+        let completion = Completion { data: event.data, res: event.res };
         // Release: the copy is done before the kernel may write the slot again.
         let next = if slot + 1 == self.slots { 0 } else { slot + 1 };
         self.header().head.store(next, Ordering::Release);
-        Some(event)
+        Some(completion)
     }
 }
 

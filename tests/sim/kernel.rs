@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::os::fd::RawFd;
 
 use laio::engine::depth;
-use laio::kernel::{Errno, Kernel, MAX_EVENTS, io_event, iocb};
+use laio::kernel::{Completion, Errno, Kernel, MAX_EVENTS, iocb};
 
 use crate::model::{FIRST_FD, Kind, Status, Verdict, vector_of};
 use crate::world::World;
@@ -19,7 +19,7 @@ pub struct Ring {
     /// Accepted and not complete.
     held: RefCell<Vec<Held>>,
     /// Complete and not reaped: whose, and the event.
-    complete: RefCell<VecDeque<(usize, io_event)>>,
+    complete: RefCell<VecDeque<(usize, Completion)>>,
     /// The eventfd is readable.
     pub signalled: Cell<bool>,
     /// The last submission was answered "no more now".
@@ -106,7 +106,7 @@ impl Kernel for SimKernel {
         answer
     }
 
-    fn reap(&self) -> Option<io_event> {
+    fn reap(&self) -> Option<Completion> {
         self.world.nothing_due("reaping");
         self.world.count_step();
         // The kernel does not stand still while we look.
@@ -250,12 +250,7 @@ impl SimKernel {
         // SAFETY: as in `bytes_of`.
         let iocb = unsafe { &*held.iocb };
         let res = self.transfer(held.id, iocb);
-        let event = io_event {
-            data: iocb.aio_data,
-            obj: held.iocb.expose_provenance() as u64,
-            res,
-            res2: 0,
-        };
+        let event = Completion { data: iocb.aio_data, res };
         world.trace(|| format!("kernel {}: #{} completes with {res}", self.slot, held.id));
         ring.complete.borrow_mut().push_back((held.id, event));
         ring.signalled.set(true);

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use laio::engine::State;
 use laio::engine::request::{Io, aio_type};
 use laio::host::{AioContext, Coroutine, Error, Host, HostCallback, NotifierHandlers, QEMUBH};
-use laio::kernel::{Errno, Kernel, io_event, iocb};
+use laio::kernel::{Completion, Errno, Kernel, iocb};
 
 /// What kind of host it is.
 #[derive(Default)]
@@ -236,7 +236,7 @@ pub struct Script {
     /// The most requests that were in flight.
     pub most_in_flight: Cell<usize>,
     in_flight: RefCell<VecDeque<*mut iocb>>,
-    ring: RefCell<VecDeque<io_event>>,
+    ring: RefCell<VecDeque<Completion>>,
     eventfd: OwnedFd,
 }
 
@@ -259,7 +259,7 @@ impl Script {
     fn announce(&self, iocb: *mut iocb, res: i64) {
         // SAFETY: the engine keeps it until it has reaped the event.
         let data = unsafe { (*iocb).aio_data };
-        self.ring.borrow_mut().push_back(io_event { data, res, ..Default::default() });
+        self.ring.borrow_mut().push_back(Completion { data, res });
         // SAFETY: an eventfd takes eight bytes.
         let wrote = unsafe {
             libc::write(self.eventfd.as_raw_fd(), (&raw const ONE).cast(), size_of::<u64>())
@@ -313,7 +313,7 @@ impl Kernel for Scripted {
         Ok(taken)
     }
 
-    fn reap(&self) -> Option<io_event> {
+    fn reap(&self) -> Option<Completion> {
         self.0.ring.borrow_mut().pop_front()
     }
 
