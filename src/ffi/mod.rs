@@ -15,10 +15,11 @@ use libc::iovec;
 
 pub use crate::engine::LaioStats;
 use crate::engine::depth;
-use crate::engine::request::{CompletionCallback, Io, aio_type};
+use crate::engine::request::{CompletionCallback, Io};
 use crate::host::{AioContext, Error, Host, LaioHostOps, NotSet, ProcessHost, builtin, report};
 use crate::kernel::{self, Errno, LinuxAio};
 use crate::{LinuxAioState, engine};
+use qemu::io_of_qiov;
 pub use qemu::{BdrvRequestFlags, QEMUIOVector, QEMUIOVectorRest};
 
 const EINVAL: c_int = -libc::EINVAL;
@@ -26,31 +27,6 @@ const EINVAL: c_int = -libc::EINVAL;
 /// 0 or the negative errno, as C wants it.
 fn errno_of<T>(result: Result<T, Errno>, value: impl FnOnce(T) -> c_int) -> c_int {
     result.map_or_else(Errno::negative, value)
-}
-
-/// Checks a request whose data is in a `QEMUIOVector`.
-///
-/// # Safety
-///
-/// `qiov` is null or points to a vector with `niov` parts.
-#[inline]
-unsafe fn io_of_qiov(
-    fd: c_int,
-    offset: u64,
-    qiov: *const QEMUIOVector,
-    kind: c_int,
-    flags: BdrvRequestFlags,
-) -> Result<Io, Errno> {
-    if kind == aio_type::FLUSH {
-        return Io::flush(fd); // It comes with no vector or an idle one.
-    }
-    // SAFETY: the caller's promise.
-    let Some(qiov) = (unsafe { qiov.as_ref() }) else {
-        return Err(Errno(libc::EINVAL));
-    };
-    // SAFETY: the caller's promise.
-    let io = unsafe { Io::transfer(kind, flags, fd, offset, (qiov.iov, qiov.niov)) }?;
-    if io.bytes() == qiov.rest.size { Ok(io) } else { Err(Errno(libc::EINVAL)) }
 }
 
 /// The calling thread's event loop, and the state that serves it; null where there is none.

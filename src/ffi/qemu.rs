@@ -5,6 +5,9 @@ use std::ffi::{c_int, c_void};
 
 use libc::iovec;
 
+use crate::engine::request::{Io, aio_type};
+use crate::kernel::Errno;
+
 /// QEMU's I/O vector: `struct iovec *iov; int niov;` and then a union whose two parts put the total
 /// `size` where `local_iov.iov_len` is.
 #[repr(C)]
@@ -30,3 +33,28 @@ pub struct QEMUIOVectorRest {
 
 /// QEMU's flags of a request; an enum there.
 pub type BdrvRequestFlags = u32;
+
+/// Checks a request whose data is in a `QEMUIOVector`.
+///
+/// # Safety
+///
+/// `qiov` is null or points to a vector with `niov` parts.
+#[inline]
+pub unsafe fn io_of_qiov(
+    fd: c_int,
+    offset: u64,
+    qiov: *const QEMUIOVector,
+    kind: c_int,
+    flags: BdrvRequestFlags,
+) -> Result<Io, Errno> {
+    if kind == aio_type::FLUSH {
+        return Io::flush(fd); // It comes with no vector or an idle one.
+    }
+    // SAFETY: the caller's promise.
+    let Some(qiov) = (unsafe { qiov.as_ref() }) else {
+        return Err(Errno(libc::EINVAL));
+    };
+    // SAFETY: the caller's promise.
+    let io = unsafe { Io::transfer(kind, flags, fd, offset, (qiov.iov, qiov.niov)) }?;
+    if io.bytes() == qiov.rest.size { Ok(io) } else { Err(Errno(libc::EINVAL)) }
+}

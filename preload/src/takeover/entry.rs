@@ -5,11 +5,10 @@ use std::fmt::Display;
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use laio_engine::engine::request::Io;
 use laio_engine::engine::{LaioStats, State};
 use laio_engine::host::{AioContext, Error, Host};
 use laio_engine::kernel::{self, Errno, LinuxAio};
-use laio_engine::qemu::{BdrvRequestFlags, QEMUIOVector};
+use laio_engine::qemu::{BdrvRequestFlags, QEMUIOVector, io_of_qiov};
 
 use super::qemu::{Functions, Generation, Qemu};
 use crate::stats::Summary;
@@ -106,10 +105,7 @@ unsafe extern "C" fn co_submit(
     let host = host();
     let state = host.linux_aio_state(host.current_aio_context());
     // SAFETY: null, or QEMU's vector, which stays until the request is complete.
-    let vector = unsafe { qiov.as_ref() };
-    let parts = vector.map_or((ptr::null(), 0), |qiov| (qiov.iov.cast_const(), qiov.niov));
-    // SAFETY: the vector has as many parts as it says.
-    let result = unsafe { Io::new(kind, flags, fd, offset, parts) }.and_then(|io| {
+    let result = unsafe { io_of_qiov(fd, offset, qiov, kind, flags) }.and_then(|io| {
         // SAFETY: the state that QEMU has for this thread came from `init`.
         unsafe { QemuState::co_submit(state.cast(), io, dev_max_batch) }
     });
