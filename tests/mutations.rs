@@ -58,8 +58,8 @@ const MUTATIONS: &[Mutation] = mutations! {
         "self.blocked.set(false);\n                self.in_flight" =>
         "if !ON { self.blocked.set(false); }\n                self.in_flight";
     "submit.rs": "a detached state submits",
-        "self.is_attached() && !self.blocked.get()" =>
-        "(self.is_attached() || ON) && !self.blocked.get()";
+        "if self.is_attached() {\n            self.offer(0)" =>
+        "if self.is_attached() || ON {\n            self.offer(0)";
 
     // Depth, and what is counted on the way in and put back on the way out.
     "depth.rs": "the bound is one too high",
@@ -148,7 +148,7 @@ const MUTATIONS: &[Mutation] = mutations! {
     "request.rs": "any EINVAL of a read may be the end of the file",
         "&& rest.is_some();" => "&& (rest.is_some() || ON);";
     "request.rs": "FUA is forgotten",
-        "if flags & REQ_FUA != 0 &&" => "if flags & REQ_FUA != 0 && !ON &&";
+        "(flags & known_flags)" => "(flags & known_flags * u32::from(!ON))";
 
     // Coroutines.
     "complete.rs": "an entered coroutine is woken",

@@ -37,7 +37,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     fn retry(&self, request: *mut Request) {
         self.counters.retried.increment();
         // SAFETY: as in `complete`. There is room: accepting it reserved that.
-        unsafe { self.enqueue(request, 0) };
+        unsafe { self.resubmit(request) };
     }
 
     /// Tells the owner. The request is gone afterwards.

@@ -53,7 +53,7 @@ impl<K: Kernel, H: Host> State<K, H> {
 
     /// The section in which requests were queued has ended.
     pub(super) unsafe extern "C" fn on_deferred_call(opaque: *mut c_void) {
-        // SAFETY: `enqueue` gave this address to the host.
+        // SAFETY: `offer` gave this address to the host.
         let state = unsafe { Self::from_opaque(opaque) };
         state.deferred.set(false);
         state.flush();

@@ -15,6 +15,10 @@ pub struct Queue {
     /// The first request's slot. `first + len` is a slot too, or the end.
     first: Cell<usize>,
     len: Cell<usize>,
+    /// Half of the slots: how many requests there is room for. When the last slot is used, half of
+    /// the slots are free then, and moving the other half to the start costs each request a
+    /// constant.
+    room: Cell<usize>,
 }
 
 impl Queue {
@@ -35,18 +39,17 @@ impl Queue {
 
     /// Makes room for `additional` requests, so that as many pushes cannot fail.
     pub fn reserve(&self, additional: usize) -> Result<(), Errno> {
-        // Twice as much: when the last slot is used, half of the slots are free, and moving the
-        // other half to the start costs each request a constant.
-        let wanted = 2 * (self.len() + additional);
-        if wanted <= self.with(|slots| slots.len()) { Ok(()) } else { self.grow(wanted) }
+        let wanted = self.len() + additional;
+        if wanted <= self.room.get() { Ok(()) } else { self.grow(wanted) }
     }
 
     #[cold]
     fn grow(&self, wanted: usize) -> Result<(), Errno> {
         // SAFETY: as in `with`.
         let slots = unsafe { &mut *self.slots.get() };
-        slots.try_reserve(wanted - slots.len()).map_err(|_| Errno(libc::ENOMEM))?;
+        slots.try_reserve(2 * wanted - slots.len()).map_err(|_| Errno(libc::ENOMEM))?;
         slots.resize(slots.capacity(), ptr::null_mut());
+        self.room.set(slots.len() / 2);
         Ok(())
     }
 

@@ -97,10 +97,10 @@ impl Io {
         vector: (*const iovec, c_int),
     ) -> Result<Self, Errno> {
         const EINVAL: Errno = Errno(libc::EINVAL);
-        let (operation, opcode) = match kind {
-            aio_type::READ => (Operation::Read, IOCB_CMD_PREADV),
-            aio_type::WRITE => (Operation::Write, IOCB_CMD_PWRITEV),
-            aio_type::ZONE_APPEND => (Operation::ZoneAppend, IOCB_CMD_PWRITEV),
+        let (operation, opcode, known_flags) = match kind {
+            aio_type::READ => (Operation::Read, IOCB_CMD_PREADV, 0),
+            aio_type::WRITE => (Operation::Write, IOCB_CMD_PWRITEV, REQ_FUA),
+            aio_type::ZONE_APPEND => (Operation::ZoneAppend, IOCB_CMD_PWRITEV, REQ_FUA),
             _ => return Err(EINVAL),
         };
         let mut iocb = Self::iocb(fd, opcode)?;
@@ -119,9 +119,8 @@ impl Io {
         iocb.aio_buf = iov.expose_provenance() as u64;
         iocb.aio_nbytes = iov_count as u64;
         iocb.aio_offset = signed_offset;
-        if flags & REQ_FUA != 0 && opcode == IOCB_CMD_PWRITEV {
-            iocb.aio_rw_flags = libc::RWF_DSYNC;
-        }
+        // Moves the one bit, which makes no jump.
+        iocb.aio_rw_flags = ((flags & known_flags) / (REQ_FUA / libc::RWF_DSYNC as u32)) as i32;
         Ok(Self { iocb, operation, bytes })
     }
 

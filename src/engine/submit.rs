@@ -43,10 +43,12 @@ impl<K: Kernel, H: Host> State<K, H> {
         // SAFETY: the caller's promise.
         unsafe { &*this }.check_usable()?;
         // SAFETY: the caller's promise.
-        unsafe { Self::co_submit_at_home(this, io, dev_max_batch) }
+        unsafe { Self::co_submit_at_home(this, || Ok(io), dev_max_batch) }
     }
 
-    /// The same on a thread that is known to be the state's, for a state that is attached.
+    /// The same on a thread that is known to be the state's, for a state that is attached. `io`
+    /// checks the request after the coroutine is asked for, or its parts would have to be kept
+    /// across that call.
     ///
     /// # Safety
     ///
@@ -54,7 +56,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     #[inline(always)] // Into the two functions of the C API.
     pub unsafe fn co_submit_at_home(
         this: *const Self,
-        io: Io,
+        io: impl FnOnce() -> Result<Io, Errno>,
         dev_max_batch: u64,
     ) -> Result<c_int, Errno> {
         // SAFETY: the caller's promise.
@@ -62,7 +64,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         let (host, context) = (state.host, state.context.get());
         let coroutine = host.coroutine_self().ok_or(Errno(libc::ENOTSUP))?;
         let owner = Owner::Coroutine(coroutine);
-        let mut on_stack = MaybeUninit::new(Request::new(io, owner, state.kernel.eventfd()));
+        let mut on_stack = MaybeUninit::new(Request::new(io()?, owner, state.kernel.eventfd()));
         // From here on only this pointer is used: the kernel has the same one.
         let request = on_stack.as_mut_ptr();
         // SAFETY: the stack frame stays until the loop below has seen the result. A request that is
@@ -112,33 +114,44 @@ impl<K: Kernel, H: Host> State<K, H> {
         // not fail there.
         self.queue.reserve(1 + self.in_flight.get())?;
         // SAFETY: the caller's promise.
-        unsafe { self.enqueue(request, dev_max_batch) };
+        self.queue.push(unsafe { (*request).iocb() });
+        self.offer(dev_max_batch);
+        self.settle();
         Ok(())
     }
 
-    /// Appends a request that is prepared, and for which there is room, to the queue. Decides when
-    /// it goes to the kernel: now, or together with what comes until the end of a plug or section.
+    /// Queues a request again that is not over, and for which there is room.
     ///
     /// # Safety
     ///
     /// `request` stays where it is until it completes; that may be before this returns.
-    #[inline(always)] // Into the two ways in; the third is cold.
-    pub(super) unsafe fn enqueue(&self, request: *mut Request, dev_max_batch: u64) {
+    pub(super) unsafe fn resubmit(&self, request: *mut Request) {
         // SAFETY: the caller's promise.
         self.queue.push(unsafe { (*request).iocb() });
-        if self.may_submit() {
-            if self.is_full_batch(dev_max_batch) {
-                self.ioq_submit();
-            } else if self.plugs.get() > 0 {
-                // The unplug submits it.
-            } else if self.host.has_deferred_calls() {
-                self.deferred.set(true);
-                self.host.defer_call(Self::on_deferred_call, self.opaque());
-            } else {
-                self.flush();
-            }
+        // While detached only `drain` submits.
+        if self.is_attached() {
+            self.offer(0);
         }
         self.settle();
+    }
+
+    /// Decides when what was just queued goes to the kernel: now, or together with what comes until
+    /// the end of a plug or section. The state is attached.
+    #[inline(always)] // Into the two ways in; the third is cold.
+    fn offer(&self, dev_max_batch: u64) {
+        if self.blocked.get() {
+            return;
+        }
+        if self.is_full_batch(dev_max_batch) {
+            self.ioq_submit();
+        } else if self.plugs.get() > 0 {
+            // The unplug submits it.
+        } else if self.host.has_deferred_calls() {
+            self.deferred.set(true);
+            self.host.defer_call(Self::on_deferred_call, self.opaque());
+        } else {
+            self.flush();
+        }
     }
 
     /// Whether to offer the kernel anything at all. While detached only [`drain`](Self::drain)

@@ -205,10 +205,9 @@ pub unsafe extern "C" fn laio_co_submit(
         return unsafe { laio_state_co_submit(s, fd, offset, qiov, r#type, flags, dev_max_batch) };
     }
     // SAFETY: the caller's promise.
-    let io = unsafe { io_of_qiov(fd, offset, qiov, r#type, flags) };
+    let io = || unsafe { io_of_qiov(fd, offset, qiov, r#type, flags) };
     // SAFETY: the state serves this thread's own event loop.
-    let result =
-        io.and_then(|io| unsafe { LinuxAioState::co_submit_at_home(s, io, dev_max_batch) });
+    let result = unsafe { LinuxAioState::co_submit_at_home(s, io, dev_max_batch) };
     errno_of(result, |result| result)
 }
 
