@@ -25,7 +25,7 @@ help:
 	@echo 'make demo     a million completions that would each nest, on a sparse image: see it work'
 	@echo 'make check    every test'
 	@echo 'make soak     looks for bugs for longer: SECONDS=$(SECONDS) for each of several ways'
-	@echo 'make check-qemu  builds QEMU 7.2 and 10.0 on the library and tests their tools'
+	@echo 'make check-qemu  builds QEMU 7.2, 10.0 and 10.2 on the library and tests their tools'
 	@echo 'make bench-qemu  QEMU on the library against QEMU as it is: time and instructions'
 	@echo 'make all      build the library and the C programs into $(BUILD_DIR)/'
 	@echo 'make bench    laio-bench against fio on the same files; BENCH_ARGS="--reps 3 --json FILE"'

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Tests real QEMU tools on liblaio (make check-qemu): fetches, builds and tests QEMU 7.2 and 10.0.
+# Tests real QEMU tools on liblaio (make check-qemu): fetches, builds and tests QEMU 7.2,
+# 10.0 and 10.2.
 # The last line counts the tests. Extra arguments go to `meson test`.
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
