@@ -65,11 +65,11 @@ const MUTATIONS: &[Mutation] = mutations! {
     "depth.rs": "the bound is one too high",
         "(depth <= max()).then" => "(depth <= max() + u32::from(ON)).then";
     "depth.rs": "a nested entry is not a new base",
-        "THREAD.with(|thread| thread.frames.replace(0))" =>
-        "THREAD.with(|thread| if ON { thread.frames.get() } else { thread.frames.replace(0) })";
+        "outer_frames: thread.frames.replace(0)" =>
+        "outer_frames: if ON { thread.frames.get() } else { thread.frames.replace(0) }";
     "depth.rs": "the outer depth is not put back",
-        "THREAD.with(|thread| thread.frames.set(self.outer_frames));" =>
-        "if !ON { THREAD.with(|thread| thread.frames.set(self.outer_frames)); }";
+        "unsafe { self.thread.as_ref() }.frames.set(self.outer_frames);" =>
+        "if !ON { unsafe { self.thread.as_ref() }.frames.set(self.outer_frames); }";
     "depth.rs": "a frame is not left",
         "unsafe { self.thread.as_ref() }.frames.set(self.depth - 1);" =>
         "if !ON { unsafe { self.thread.as_ref() }.frames.set(self.depth - 1); }";

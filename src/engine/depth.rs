@@ -81,17 +81,22 @@ impl Drop for Frame {
 #[must_use]
 pub struct Base {
     outer_frames: u32,
+    thread: NonNull<Thread>,
 }
 
 impl Base {
     pub fn enter() -> Self {
-        Self { outer_frames: THREAD.with(|thread| thread.frames.replace(0)) }
+        THREAD.with(|thread| Self {
+            outer_frames: thread.frames.replace(0),
+            thread: NonNull::from(thread),
+        })
     }
 }
 
 impl Drop for Base {
     fn drop(&mut self) {
-        THREAD.with(|thread| thread.frames.set(self.outer_frames));
+        // SAFETY: as in a frame.
+        unsafe { self.thread.as_ref() }.frames.set(self.outer_frames);
     }
 }
 
