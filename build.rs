@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! Gives the shared library its SONAME and makes the loader bind it completely at load time.
 
 fn main() {

@@ -5,6 +5,8 @@
 #
 # Cargo decides whether there is anything to build. Files that did not change keep their times, so
 # that meson links nothing again.
+#
+# SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
 
 if [ $# -ne 5 ]; then

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! Gives the shared library its SONAME and makes the loader bind it completely at load time, so that
 //! no call of it has to be resolved on a coroutine's stack.
 

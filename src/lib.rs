@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! `laio`: asynchronous disk I/O behind the C ABI of QEMU's `block/linux-aio.c`.
 //!
 //! The contract is the C API of `include/laio.h`, which is generated from [`ffi`]. The Rust modules

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! No allocation per request: none at all once as many requests were outstanding as ever will be.
 
 use std::alloc::{GlobalAlloc, Layout, System};

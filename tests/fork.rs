@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The child of a fork frees what it has of its parent's states and event loops, and the parent goes
 //! on. (Both have one epoll set: a child that took the eventfd out of it left the parent asleep for
 //! ever.)

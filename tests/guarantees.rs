@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The guarantees of the engine, each shown by the smallest story that breaks it. The simulator
 //! looks for longer stories.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! A writer under load, killed at random points: what it was told is written, is written.
 //!
 //! This program starts itself as the writer, which tells through a pipe each record that it may

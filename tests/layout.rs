@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The C header and the Rust side agree: bindgen's reading of `include/laio.h` (committed, and
 //! checked against a fresh one by CI) lays the types out as Rust does.
 

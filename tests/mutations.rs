@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! Shows that the simulator finds bugs: each of these, put into the engine, makes it fail.
 //!
 //! The engine itself knows nothing of this. Its sources are copied, every mutation is applied to

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! A panic inside the library ends the process with a message, and never unwinds into C.
 
 mod support;

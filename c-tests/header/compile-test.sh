@@ -2,6 +2,8 @@
 # The header compiles without a warning, in each of the languages that its users write.
 #
 #   compile-test.sh CC CXX SOURCE_DIR INCLUDE_DIR
+#
+# SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
 
 if [ $# -ne 4 ]; then

@@ -2,6 +2,8 @@
 # The shared library exports the functions of the header, and nothing else, under its SONAME.
 #
 #   exports-test.sh CC NM READELF HEADER LIBRARY SONAME
+#
+# SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
 
 if [ $# -ne 6 ]; then

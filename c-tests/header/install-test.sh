@@ -2,6 +2,8 @@
 # What is installed is complete: a program finds it through pkg-config, and runs.
 #
 #   install-test.sh MESON CC PKG_CONFIG BUILD_DIR PROGRAM
+#
+# SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
 
 if [ $# -ne 5 ]; then

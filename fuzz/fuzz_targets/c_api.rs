@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The C API with the built-in host and real files: any calls in any order, with arguments good and
 //! bad, from within completions too. Whatever is accepted completes exactly once.
 

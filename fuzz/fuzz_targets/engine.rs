@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The simulator, with its decisions from the fuzzer instead of a seed.
 
 #![no_main]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! laio's engine as a Rust library, from the same sources as the package `laio`.
 //!
 //! A package of its own because rustc exports every `#[no_mangle]` function of every dependency

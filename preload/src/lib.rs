@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! `liblaio_preload.so`: protects, or takes over, a QEMU that cannot be rebuilt.
 //!
 //! Two modes. [`guard`] stands in front of libaio's io_submit and answers EAGAIN where a program

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! LAIO_STATS=1: one line at exit.
 
 use std::ffi::c_int;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! From the kernel's ring to the owner.
 
 use std::ffi::c_int;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! How deep submission nests on a thread, over all states of that thread: the stack that
 //! overflows belongs to the thread and not to a state.
 

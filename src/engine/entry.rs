@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! Where the host comes in: the functions that it got together with the state's address.
 //!
 //! All of them are called by the thread that uses the state, with the address of a state that is

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The engine: one queue, one ring, and the order in which things may happen.
 //!
 //! # Who runs when

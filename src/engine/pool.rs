@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The requests of owners without a stack to keep them on.
 
 use std::cell::UnsafeCell;

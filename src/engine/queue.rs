@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The requests that wait for io_submit(2), in their order.
 
 use std::cell::{Cell, UnsafeCell};

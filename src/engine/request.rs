@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! One request: what was asked, the iocb that the kernel sees, and what a result means.
 
 use std::cell::{Cell, UnsafeCell};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! From acceptance to the kernel.
 
 use std::ffi::{c_int, c_void};

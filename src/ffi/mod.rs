@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The C API: each function checks its arguments and calls the engine. The documentation of
 //! `include/laio.h` is written here.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! QEMU's types, as far as the library looks into them. The header declares them in QEMU's words,
 //! unless it is told that QEMU's own headers did.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The built-in host: a small event loop, so that a plain C program does asynchronous I/O with
 //! nothing else.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! One line for a human: what was refused, and why.
 
 use std::ffi::{CStr, CString};

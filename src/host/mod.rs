@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! What the engine asks of its host: bottom halves, an event notifier, coroutines, deferred calls.
 //!
 //! The engine is generic over [`Host`]. The shipped library has [`ProcessHost`] there: the table

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The host of the shipped library: the program's hooks, or the built-in event loop.
 //!
 //! Pointers of the host come back to it only from the engine, which got them from it.

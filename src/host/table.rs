@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The table of hooks that a C program gives, and the checks on it.
 
 use std::ffi::{CStr, c_char, c_int, c_void};

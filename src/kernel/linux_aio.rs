@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! Linux AIO: io_setup(2), io_submit(2), io_destroy(2), and the mapped ring.
 
 use std::cell::Cell;

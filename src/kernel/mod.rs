@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! What the engine asks of the kernel, as a trait, and Linux AIO behind it.
 //!
 //! The engine is generic over [`Kernel`] so that tests can put a simulated kernel in its place,

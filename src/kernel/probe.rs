@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! What this kernel's AIO can do, found by asking it.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};

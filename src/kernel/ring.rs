@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The completion ring that io_setup(2) maps into the process.
 //!
 //! The kernel writes events and moves `tail`; whoever reaps moves `head`. The layout is the

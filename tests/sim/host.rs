@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! A host that does to the engine whatever a host may do.
 
 use std::cell::Cell;

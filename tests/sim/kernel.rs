@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! A kernel that does to a request whatever a kernel may do.
 
 use std::cell::{Cell, RefCell};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The engine under a simulated kernel and host: every order and every fault from a seed.
 //!
 //! `LAIO_SIM_COUNT=n` sets the number of scenarios, `LAIO_SIM_FIRST=n` the first seed,

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! What a request must do, told by the simplest means: a second copy of the files, and of the
 //! request's memory, to which the rules of QEMU are applied one kernel result at a time.
 

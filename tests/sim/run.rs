@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! Many scenarios, in processes of their own, and what is told about one that fails.
 //!
 //! A failure may come from deep within callbacks that must not unwind, so it ends its process.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! What the program around the engine does, from one end of a scenario to the other.
 
 use std::ffi::{c_int, c_void};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! Makes a failing scenario small: proptest asks for ever simpler lists of decisions, and each is
 //! tried in a process of its own, because a failure ends its process.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! Where every decision of a scenario comes from.
 
 use std::cell::{Cell, RefCell};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! One scenario's whole world: states, kernel, host, model, and the checks between them.
 
 use std::cell::{Cell, RefCell};

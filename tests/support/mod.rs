@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! A small host, and a kernel that does what a test tells it, for the tests of the engine.
 
 #![allow(dead_code)] // Each test uses its part.

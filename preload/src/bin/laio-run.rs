@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! `laio-run`: runs a command under `liblaio_preload.so`, for who does not want to remember how.
 
 use std::env;

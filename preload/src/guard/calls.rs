@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! Where on its stacks a thread has called io_submit: the estimate of the nesting.
 //!
 //! A call nests in an earlier one if it lies below it on the same stack and the earlier one's caller

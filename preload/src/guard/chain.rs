@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The last nesting that the unwinder found too deep, so that it need not look again when the same
 //! comes back: a program that recurses once does so thousands of times, by the same frames.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! Guard mode: EAGAIN where a program recurses through io_submit too deeply.
 //!
 //! QEMU takes EAGAIN as "the kernel wants no more for now": it leaves the requests in its queue,

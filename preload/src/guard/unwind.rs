@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! What is really on the stack, by the unwind tables of whoever is on it.
 //!
 //! Calls are nested if the function that called io_submit is on the stack more than once: it called

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! What the executable's `laio_*` jump to. QEMU's prototypes, and no arguments but QEMU's.
 
 use std::ffi::c_int;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The program that we were loaded into: its file, and where it lies in memory.
 
 use std::ffi::{c_int, c_void};

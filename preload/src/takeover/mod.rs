@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! Engine mode: a stock QEMU on laio's engine.
 //!
 //! QEMU's executable exports its functions, but its own calls do not go through any table, so the

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! Jumps in place of functions, on x86-64.
 //!
 //! The pages with the functions are copied from the executable's file, changed in the copy, made

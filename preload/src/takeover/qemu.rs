@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The executable's own functions, as the engine's host.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
