@@ -9,12 +9,17 @@
 set -euo pipefail
 
 usage() {
-    cat >&2 <<'END'
+    cat <<'END'
 usage: qemu/apply.sh [--revert] TREE
 
 Lets the QEMU source tree TREE (7.2 to 11.x) use liblaio in place of block/linux-aio.c, and says
 what it changed. Applying again brings the tree up to date. --revert restores what was there.
 END
+}
+
+misuse() {
+    echo "apply.sh: $*" >&2
+    usage >&2
     exit 2
 }
 
@@ -28,14 +33,18 @@ tree=
 for arg in "$@"; do
     case $arg in
     --revert) revert=true ;;
-    -*) usage ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    -*) misuse "there is no option $arg" ;;
     *)
-        [[ -z $tree ]] || usage
+        [[ -z $tree ]] || misuse "more than one tree: $tree, $arg"
         tree=$arg
         ;;
     esac
 done
-[[ -n $tree ]] || usage
+[[ -n $tree ]] || misuse "no tree is given"
 [[ -d $tree ]] || die "$tree is not a directory"
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -4,12 +4,22 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
 
-if [[ $# -lt 2 ]]; then
-    cat >&2 <<'END'
+usage() {
+    cat <<'END'
 usage: qemu/bench.sh VERSION CACHE [BENCH.PY-OPTION...]
 
-Fetches QEMU VERSION (see fetch.sh) into CACHE, if it is not there, and builds it twice.
+Fetches QEMU VERSION (see fetch.sh) into CACHE, if it is not there, builds it twice and compares.
 END
+}
+
+case ${1:-} in
+-h | --help)
+    usage
+    exit 0
+    ;;
+esac
+if [[ $# -lt 2 ]]; then
+    usage >&2
     exit 2
 fi
 version=$1

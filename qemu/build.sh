@@ -5,7 +5,7 @@
 set -euo pipefail
 
 usage() {
-    cat >&2 <<'END'
+    cat <<'END'
 usage: qemu/build.sh [OPTION...] TREE [-- CONFIGURE-OPTION...]
 
 Applies qemu/apply.sh to the QEMU source tree TREE and builds its four tools in TREE/build.
@@ -18,6 +18,11 @@ Applies qemu/apply.sh to the QEMU source tree TREE and builds its four tools in 
 
 What follows -- is for QEMU's configure, the first time; other features are off.
 END
+}
+
+misuse() {
+    echo "build.sh: $*" >&2
+    usage >&2
     exit 2
 }
 
@@ -36,7 +41,7 @@ while [[ $# -gt 0 ]]; do
     --static) mode=static ;;
     --unpatched) mode=unpatched ;;
     --laio-prefix | --jobs)
-        [[ $# -gt 1 ]] || usage
+        [[ $# -gt 1 ]] || misuse "$1 needs a value"
         if [[ $1 == --jobs ]]; then jobs=$2; else prefix=$2; fi
         shift
         ;;
@@ -44,15 +49,19 @@ while [[ $# -gt 0 ]]; do
         features=("${@:2}")
         break
         ;;
-    -*) usage ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    -*) misuse "there is no option $1" ;;
     *)
-        [[ -z $tree ]] || usage
+        [[ -z $tree ]] || misuse "more than one tree: $tree, $1"
         tree=$1
         ;;
     esac
     shift
 done
-[[ -n $tree ]] || usage
+[[ -n $tree ]] || misuse "no tree is given"
 [[ -x $tree/configure ]] || die "$tree is not a QEMU source tree: it has no configure"
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -15,7 +15,7 @@ mirror=${LAIO_DEBIAN_MIRROR:-$(configured_mirror)}
 all_suites=(bookworm bookworm-backports trixie trixie-backports forky sid)
 
 usage() {
-    cat >&2 <<END
+    cat <<END
 usage: qemu/fetch.sh VERSION-OR-SUITE DIR
 
 Unpacks the QEMU that a Debian suite has (bookworm, trixie, sid, ...), or a version (7.2, 10.0,
@@ -23,7 +23,6 @@ Unpacks the QEMU that a Debian suite has (bookworm, trixie, sid, ...), or a vers
 The mirror is ${mirror:-not known} (the one of apt's sources, or LAIO_DEBIAN_MIRROR in the
 environment). Needs dpkg-dev.
 END
-    exit 2
 }
 
 die() {
@@ -31,7 +30,16 @@ die() {
     exit 1
 }
 
-[[ $# -eq 2 && $1 != -* ]] || usage
+case ${1:-} in
+-h | --help)
+    usage
+    exit 0
+    ;;
+esac
+[[ $# -eq 2 && $1 != -* ]] || {
+    usage >&2
+    exit 2
+}
 wanted=$1
 dir=$2
 [[ ! -e $dir ]] || die "$dir exists already; give a directory that does not"
