@@ -53,9 +53,11 @@ def read_at(path, offset, length):
 
 
 def make_hole(path):
-    """8 GiB of hole behind a little data, whose requests complete later: from their completion on
-    each request is made within the completion of the one before."""
-    make_sparse(path, 8192 * MiB, [(0, random.Random(0).randbytes(MiB))])
+    """8 GiB of hole with a little data here and there, whose requests complete later: from their
+    completion on each request is made within the completion of the one before. (One piece of data
+    is not enough: on a busy machine its last request may be complete when io_submit(2) returns.)"""
+    data = random.Random(0).randbytes(MiB // 16)
+    make_sparse(path, 8192 * MiB, [(place * 16 * MiB, data) for place in range(16)])
 
 
 def read_file(path):
