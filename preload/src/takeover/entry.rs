@@ -105,12 +105,18 @@ unsafe extern "C" fn co_submit(
     dev_max_batch: u64,
 ) -> c_int {
     let host = host();
-    let state = host.linux_aio_state(host.current_aio_context());
+    let context = host.current_aio_context();
+    let state: *const QemuState = host.linux_aio_state(context).cast();
     // SAFETY: null, or QEMU's vector, which stays until the request is complete.
-    let result = unsafe { io_of_qiov(fd, offset, qiov, kind, flags) }.and_then(|io| {
-        // SAFETY: the state that QEMU has for this thread came from `init`.
-        unsafe { QemuState::co_submit(state.cast(), io, dev_max_batch) }
-    });
+    let io = || unsafe { io_of_qiov(fd, offset, qiov, kind, flags) };
+    // SAFETY: the state that QEMU has for this thread came from `init`.
+    let result = unsafe {
+        if (*state).context() == context {
+            QemuState::co_submit_at_home(state, io, dev_max_batch)
+        } else {
+            io().and_then(|io| QemuState::co_submit(state, io, dev_max_batch)) // It says why not.
+        }
+    };
     result.unwrap_or_else(Errno::negative)
 }
 
