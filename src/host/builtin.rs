@@ -110,13 +110,18 @@ impl Loop {
     fn is_home(&self) -> bool {
         let me = thread_token();
         if self.home.load(Ordering::Relaxed) == me {
-            // Written once: a loop that is in use stays a shared cache line.
-            if !self.used.load(Ordering::Relaxed) {
-                self.used.store(true, Ordering::Relaxed);
-            }
+            self.use_at_home();
             return true;
         }
         self.take_over(me)
+    }
+
+    /// Keeps the loop for its home, which uses it.
+    fn use_at_home(&self) {
+        // Written once: a loop that is in use stays a shared cache line.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Makes the calling thread the home of a loop that its maker has not used.
@@ -303,7 +308,7 @@ pub const OPS: LaioHostOps = LaioHostOps {
     bh_delete: Some(bh_delete),
     set_event_notifier: Some(set_event_notifier),
     coroutine_self: Some(coroutine_self),
-    coroutine_yield: None, // The engine names the loop to wait in, and the hook cannot.
+    coroutine_yield: Some(coroutine_yield),
     coroutine_entered: Some(coroutine_entered),
     coroutine_wake: Some(coroutine_wake),
     defer_begin: None,
@@ -318,9 +323,15 @@ pub const OPS: LaioHostOps = LaioHostOps {
     log: None,
 };
 
-/// The thread itself waits, and there is nothing to name.
+/// The thread itself waits: there is nothing to name, but it is there.
 unsafe extern "C" fn coroutine_self() -> *mut Coroutine {
-    ptr::null_mut()
+    ptr::dangling_mut()
+}
+
+/// The engine calls [`poll`] itself, with the loop of the request.
+unsafe extern "C" fn coroutine_yield() {
+    // SAFETY: takes nothing.
+    poll(unsafe { current() }, true);
 }
 
 /// The thread drives the loop itself, and looks for its result after each turn.
@@ -339,7 +350,11 @@ unsafe extern "C" fn current() -> *mut AioContext {
     let me = thread_token();
     LOOPS.with_borrow(|loops| {
         let newest = loops.iter().rev().find(|known| known.home.load(Ordering::Relaxed) == me);
-        newest.map_or(ptr::null_mut(), |known| known.as_context())
+        newest.map_or(ptr::null_mut(), |known| {
+            // Whoever asks submits to it, and may not need a turn of it for that.
+            known.use_at_home();
+            known.as_context()
+        })
     })
 }
 
