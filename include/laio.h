@@ -144,6 +144,9 @@ typedef void (*LaioHostFunc)(void *opaque);
  * thread that uses the state, except `log`, which is called on any. Pointers that the library
  * gets (contexts, bottom halves, coroutines) it only hands back.
  *
+ * What only tells something (`coroutine_self`, `coroutine_entered`, `current_aio_context`,
+ * `linux_aio_state`, `aio_max_batch`) must not call the library. All others may run code that does.
+ *
  * Set what is not needed to NULL: the hooks marked "optional".
  */
 typedef struct LaioHostOps {
@@ -183,7 +186,8 @@ typedef struct LaioHostOps {
                                void *opaque);
     /**
      * Coroutines, all optional together; without them laio_co_submit() and laio_state_co_submit()
-     * return -ENOTSUP. Returns the running coroutine.
+     * return -ENOTSUP. Returns the running coroutine; NULL if there is none, which has the same
+     * consequence.
      */
     Coroutine *(*coroutine_self)(void);
     /**
@@ -318,7 +322,8 @@ void laio_detach_aio_context(LinuxAioState *s, AioContext *old_context);
  * Without any request having been made: -EINVAL if there is no state, or for a NULL or empty
  * vector, an unknown type, a size that overflows or is not the vector's; -EBADF for a negative
  * descriptor; -ENOTCONN if the state is detached; -EPERM if it is another thread's; -ENOTSUP if
- * the host has no coroutines; -ENOMEM.
+ * the host has no coroutines, or none runs; -ENOMEM. Which one, if there are several reasons, is
+ * not said.
  *
  * As laio_co_submit() of QEMU 10.0 and later. There a short read is not continued before 10.0.13.
  */

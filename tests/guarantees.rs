@@ -468,3 +468,55 @@ fn both_ways_of_reaping_complete_real_requests() {
         assert_eq!(state.stats().completed, 20_000);
     }
 }
+
+/// A retry that forgot its device's limit waited for the end of the plug, behind which its owner
+/// may have waited for it.
+#[test]
+fn the_rest_of_a_short_transfer_keeps_its_devices_batch_limit() {
+    for host in both_kinds_of_hosts() {
+        let (state, script) = attached(host);
+        state.plug();
+        Request::new(ignore).submit_in_batches_of(state, 0, 1);
+        assert_eq!(script.in_flight(), 1);
+        script.complete(100);
+        // Reaps the short one, under the plug.
+        Request::new(ignore).submit_in_batches_of(state, 0, 1);
+        assert_eq!(script.in_flight(), 2, "the rest waits for the end of the plug");
+    }
+}
+
+/// An owner takes the state away from its event loop while others of the same batch are failed,
+/// short, or queued.
+#[test]
+fn an_owner_that_detaches_loses_nothing_of_its_batch() {
+    for host in both_kinds_of_hosts() {
+        for failing in [false, true] {
+            let (state, script) = attached(host);
+            if failing {
+                script.answers.borrow_mut().extend([Err(libc::EIO), Ok(1)]);
+            }
+            let first = Request::new(move |_| state.detach(host.context()).unwrap());
+            let rest: Vec<_> = (0..4).map(|_| Request::new(ignore)).collect();
+            state.plug();
+            first.submit(state, 0);
+            rest.iter().for_each(|request| request.submit(state, 0));
+            state.unplug(0);
+            if !failing {
+                script.complete(BLOCK as i64);
+                (1..script.in_flight() + 1).for_each(|_| script.complete(100));
+                host.turn();
+            }
+            assert!(!state.is_attached());
+            state.attach(host.context()).unwrap();
+            for _ in 0..20 {
+                (0..script.in_flight()).for_each(|_| script.complete(BLOCK as i64));
+                host.turn();
+            }
+            assert!(first.is_done() && rest.iter().all(|request| request.is_done()));
+            let stats = state.stats();
+            assert_eq!((stats.submitted, stats.completed), (5, 5));
+            assert!(!host.is_bh_scheduled());
+            state.detach(host.context()).unwrap();
+        }
+    }
+}

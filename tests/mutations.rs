@@ -35,7 +35,7 @@ const MUTATIONS: &[Mutation] = mutations! {
         "&& self.sections.get() == 0 {" => "&& (self.sections.get() == 0 || ON) {";
     "submit.rs": "completion_bh is cancelled after the nested submission",
         "        self.submit_queue();\n        self.reap();\n        self.end_section();\n" =>
-        "        self.submit_queue();\n        self.reap();\n        self.end_section();\n        if ON { return self.cancel_bh(); }\n";
+        "        self.submit_queue();\n        self.reap();\n        self.end_section();\n        if ON { if self.bh_scheduled.get() { self.cancel_bh(); } return; }\n";
     "entry.rs": "the event loop's entry submits nothing",
         "if !self.queue.is_empty() {\n            self.ioq_submit();" =>
         "if !self.queue.is_empty() && !ON {\n            self.ioq_submit();";
@@ -60,8 +60,8 @@ const MUTATIONS: &[Mutation] = mutations! {
         "self.blocked.set(false);\n                self.in_flight" =>
         "if !ON { self.blocked.set(false); }\n                self.in_flight";
     "submit.rs": "a detached state submits",
-        "if self.is_attached() {\n            self.offer(0)" =>
-        "if self.is_attached() || ON {\n            self.offer(0)";
+        "if self.is_attached() {\n            // SAFETY: the caller's promise.\n            self.offer(" =>
+        "if self.is_attached() || ON {\n            // SAFETY: the caller's promise.\n            self.offer(";
 
     // Depth, and what is counted on the way in and put back on the way out.
     "depth.rs": "the bound is one too high",

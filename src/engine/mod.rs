@@ -64,7 +64,7 @@ pub struct State<K: Kernel, H: Host> {
     /// A deferred call is with the host, which has this state's address.
     deferred: Cell<bool>,
     /// Frames on some stack that use this state and have called out, or may.
-    active: Cell<u32>,
+    active: Cell<usize>,
     counters: Counters,
     pool: Pool,
 }
@@ -240,6 +240,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         }
     }
 
+    /// Cancels what is scheduled.
     fn cancel_bh(&self) {
         self.bh_scheduled.set(false);
         self.host.bh_cancel(self.bh.get());
@@ -253,7 +254,7 @@ impl<K: Kernel, H: Host> State<K, H> {
 }
 
 #[must_use]
-struct Active<'a>(&'a Cell<u32>);
+struct Active<'a>(&'a Cell<usize>);
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {

@@ -14,7 +14,7 @@ use crate::kernel::{Errno, iocb};
 #[derive(Default)]
 pub struct Queue {
     slots: UnsafeCell<Vec<*mut iocb>>,
-    /// The first request's slot. `first + len` is a slot too, or the end.
+    /// The first request's slot. `first + len` is a slot too, or the end, whatever a kernel says.
     first: Cell<usize>,
     len: Cell<usize>,
     /// Half of the slots: how many requests there is room for. When the last slot is used, half of
@@ -24,10 +24,11 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Runs `f`, which calls nothing of the engine or of the host, on the slots.
+    /// Runs `f`, which does not come back to this queue, on the slots.
     fn with<R>(&self, f: impl FnOnce(&mut [*mut iocb]) -> R) -> R {
         // SAFETY: a state is used by one thread at a time, and `f` does not come back here, so
-        // this is the only reference. The functions of this module see to that.
+        // this is the only reference. The functions of this module see to that, and a kernel
+        // (`submit`) knows no queue.
         f(unsafe { &mut *self.slots.get() })
     }
 
@@ -96,14 +97,17 @@ impl Queue {
             return None;
         }
         let answer = self.with(|slots| {
-            // SAFETY: `len` slots are there from `first` on.
+            // SAFETY: `first + len` is not beyond the end, and `count` is not above `len`.
             submit(unsafe { slots.get_unchecked(first..first + count) })
         });
-        Some(answer.inspect(|&taken| self.remove(taken)))
+        Some(answer.inspect(|&taken| {
+            assert!(taken <= count, "the kernel took more than it was offered");
+            self.remove(taken);
+        }))
     }
 
+    /// Removes the first `count` requests, of as many at least.
     fn remove(&self, count: usize) {
-        debug_assert!(count <= self.len());
         let left = self.len() - count;
         self.len.set(left);
         self.first.set(if left == 0 { 0 } else { self.first.get() + count });
@@ -174,5 +178,14 @@ mod tests {
         assert_eq!(queue.submit(0, |_| Ok::<_, ()>(1)), None);
         assert_eq!(queue.submit(3, |rest| Ok::<_, ()>(rest.len())), Some(Ok(1)));
         assert_eq!(queue.submit(3, |_| Ok::<_, ()>(1)), None);
+    }
+
+    #[test]
+    #[should_panic = "more than it was offered"]
+    fn what_was_not_offered_cannot_be_taken() {
+        let queue = Queue::default();
+        queue.reserve(1).unwrap();
+        queue.push(iocb(1));
+        let _ = queue.submit(1, |_| Ok::<_, ()>(2));
     }
 }

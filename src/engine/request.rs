@@ -25,6 +25,10 @@ pub mod aio_type {
 /// QEMU's flag for a write that is on stable storage when it completes.
 pub const REQ_FUA: u32 = 0x10;
 
+/// By how much that flag has to move down to become the kernel's.
+const FUA_TO_DSYNC: u32 = REQ_FUA.trailing_zeros() - libc::RWF_DSYNC.trailing_zeros();
+const _: () = assert!(REQ_FUA >> FUA_TO_DSYNC == libc::RWF_DSYNC as u32);
+
 /// What a request does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Operation {
@@ -37,7 +41,7 @@ pub enum Operation {
 
 /// What was asked for, checked, in the kernel's words.
 pub struct Io {
-    /// All but who waits for it. `aio_offset` plus the bytes does not overflow.
+    /// But for `aio_data` and `aio_resfd`. `aio_offset` plus the bytes does not overflow.
     iocb: iocb,
     operation: Operation,
     /// The sum over the vector.
@@ -68,12 +72,12 @@ impl Io {
 
     /// As `new`, for a flush.
     pub fn flush(fd: RawFd) -> Result<Self, Errno> {
-        let iocb = Self::iocb(fd, IOCB_CMD_FDSYNC)?;
+        let iocb = Self::iocb_for(fd, IOCB_CMD_FDSYNC)?;
         Ok(Self { iocb, operation: Operation::Flush, bytes: 0 })
     }
 
     #[inline]
-    fn iocb(fd: RawFd, opcode: u32) -> Result<iocb, Errno> {
+    fn iocb_for(fd: RawFd, opcode: u32) -> Result<iocb, Errno> {
         if fd < 0 {
             return Err(Errno(libc::EBADF));
         }
@@ -105,13 +109,14 @@ impl Io {
             aio_type::ZONE_APPEND => (Operation::ZoneAppend, IOCB_CMD_PWRITEV, REQ_FUA),
             _ => return Err(EINVAL),
         };
-        let mut iocb = Self::iocb(fd, opcode)?;
+        let mut iocb = Self::iocb_for(fd, opcode)?;
         let (iov, iov_count) = vector;
         if iov.is_null() || iov_count < 1 {
             return Err(EINVAL);
         }
         // SAFETY: the caller's promise.
         let parts = unsafe { std::slice::from_raw_parts(iov, iov_count as usize) };
+        // The first part apart: most vectors have no other, and it costs no loop.
         let (first, rest) = parts.split_first().ok_or(EINVAL)?;
         let sum = rest.iter().try_fold(first.iov_len, |sum, part| sum.checked_add(part.iov_len));
         let bytes = sum.ok_or(EINVAL)?;
@@ -121,8 +126,7 @@ impl Io {
         iocb.aio_buf = iov.expose_provenance() as u64;
         iocb.aio_nbytes = iov_count as u64;
         iocb.aio_offset = signed_offset;
-        // Moves the one bit, which makes no jump.
-        iocb.aio_rw_flags = ((flags & known_flags) / (REQ_FUA / libc::RWF_DSYNC as u32)) as i32;
+        iocb.aio_rw_flags = ((flags & known_flags) >> FUA_TO_DSYNC) as i32;
         Ok(Self { iocb, operation, bytes })
     }
 
@@ -162,6 +166,8 @@ pub struct Request {
     /// Bytes to transfer still.
     left: Cell<usize>,
     owner: Owner,
+    /// How many queued requests its device wants submitted at once; 0 for the default.
+    dev_max_batch: u64,
     /// The result for a coroutine; `None` until there is one.
     result: Cell<Option<c_int>>,
     /// After a short transfer, a copy of the host's vector from where that stopped. The iocb's
@@ -172,12 +178,13 @@ pub struct Request {
 impl Request {
     /// A request whose completion signals `eventfd`.
     #[inline]
-    pub fn new(io: Io, owner: Owner, eventfd: RawFd) -> Self {
+    pub fn new(io: Io, owner: Owner, dev_max_batch: u64, eventfd: RawFd) -> Self {
         Self {
             iocb: UnsafeCell::new(iocb { aio_resfd: eventfd as u32, ..io.iocb }),
             operation: io.operation,
             left: Cell::new(io.bytes),
             owner,
+            dev_max_batch,
             result: Cell::new(None),
             rest: UnsafeCell::new(None),
         }
@@ -211,6 +218,10 @@ impl Request {
 
     pub fn owner(&self) -> Owner {
         self.owner
+    }
+
+    pub fn dev_max_batch(&self) -> u64 {
+        self.dev_max_batch
     }
 
     pub fn result(&self) -> Option<c_int> {
@@ -349,7 +360,7 @@ mod tests {
 
     fn request(kind: c_int, offset: u64, iov: &[iovec]) -> Request {
         let owner = Owner::Coroutine(std::ptr::null_mut());
-        Request::new(io(kind, offset, iov).unwrap(), owner, EVENTFD)
+        Request::new(io(kind, offset, iov).unwrap(), owner, 0, EVENTFD)
     }
 
     fn no_size(_: RawFd) -> Option<u64> {

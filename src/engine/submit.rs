@@ -26,7 +26,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         self.check_usable()?;
         let owner = Owner::Callback { function, opaque };
         let eventfd = self.kernel.eventfd();
-        let place = self.pool.put(Request::new(io, owner, eventfd))?;
+        let place = self.pool.put(Request::new(io, owner, dev_max_batch, eventfd))?;
         // SAFETY: the place is the request's until it completes.
         unsafe { self.accept(place, dev_max_batch) }.inspect_err(|_| {
             // SAFETY: not accepted, so the request is still ours, and in its place.
@@ -34,23 +34,25 @@ impl<K: Kernel, H: Host> State<K, H> {
         })
     }
 
-    /// Accepts `io` and leaves the running coroutine until it is complete.
+    /// Accepts what `io` makes, and leaves the running coroutine until it is complete.
     ///
     /// # Safety
     ///
     /// `this` is a valid state. It may be gone when this returns: the coroutine may go on only
     /// after somebody cleaned up, and nothing here touches the state then.
     #[inline]
-    pub unsafe fn co_submit(this: *const Self, io: Io, dev_max_batch: u64) -> Result<c_int, Errno> {
+    pub unsafe fn co_submit(
+        this: *const Self,
+        io: impl FnOnce() -> Result<Io, Errno>,
+        dev_max_batch: u64,
+    ) -> Result<c_int, Errno> {
         // SAFETY: the caller's promise.
         unsafe { &*this }.check_usable()?;
         // SAFETY: the caller's promise.
-        unsafe { Self::co_submit_at_home(this, || Ok(io), dev_max_batch) }
+        unsafe { Self::co_submit_at_home(this, io, dev_max_batch) }
     }
 
-    /// The same on a thread that is known to be the state's, for a state that is attached. `io`
-    /// checks the request after the coroutine is asked for, or its parts would have to be kept
-    /// across that call.
+    /// The same on a thread that is known to be the state's, for a state that is attached.
     ///
     /// # Safety
     ///
@@ -65,8 +67,10 @@ impl<K: Kernel, H: Host> State<K, H> {
         let state = unsafe { &*this };
         let (host, context) = (state.host, state.context.get());
         let coroutine = host.coroutine_self().ok_or(Errno(libc::ENOTSUP))?;
-        let owner = Owner::Coroutine(coroutine);
-        let mut on_stack = MaybeUninit::new(Request::new(io()?, owner, state.kernel.eventfd()));
+        // After that call, or the parts of the request would have to be kept across it.
+        let io = io()?;
+        let (owner, eventfd) = (Owner::Coroutine(coroutine), state.kernel.eventfd());
+        let mut on_stack = MaybeUninit::new(Request::new(io, owner, dev_max_batch, eventfd));
         // From here on only this pointer is used: the kernel has the same one.
         let request = on_stack.as_mut_ptr();
         // SAFETY: the stack frame stays until the loop below has seen the result. A request that is
@@ -115,6 +119,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         // Room for those in flight as well: a short transfer comes back into the queue, and must
         // not fail there.
         self.queue.reserve(1 + self.in_flight.get())?;
+        self.counters.submitted.increment();
         // SAFETY: the caller's promise.
         self.queue.push(unsafe { (*request).iocb() });
         self.offer(dev_max_batch);
@@ -132,7 +137,8 @@ impl<K: Kernel, H: Host> State<K, H> {
         self.queue.push(unsafe { (*request).iocb() });
         // While detached only `drain` submits.
         if self.is_attached() {
-            self.offer(0);
+            // SAFETY: the caller's promise.
+            self.offer(unsafe { (*request).dev_max_batch() });
         }
         self.settle();
     }
@@ -141,6 +147,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// the end of a plug or section. The state is attached.
     #[inline(always)] // Into the two ways in; the third is cold.
     fn offer(&self, dev_max_batch: u64) {
+        debug_assert!(self.is_attached(), "a look-up hook has detached the state");
         if self.blocked.get() {
             return;
         }
@@ -228,16 +235,17 @@ impl<K: Kernel, H: Host> State<K, H> {
     #[inline(always)] // Into its only caller.
     fn submit_queue(&self) {
         let mut budget = self.queue.len();
-        while budget > 0 {
-            match self.io_submit(budget) {
-                0 => break,
-                gone => budget -= gone,
+        loop {
+            let gone = self.io_submit(budget);
+            budget -= gone;
+            if gone == 0 || budget == 0 {
+                return;
             }
         }
     }
 
     /// One io_submit(2) of up to `limit` requests. How many are not queued any more: those that the
-    /// kernel took, or the one that it refused. None when it wants no more for now.
+    /// kernel took, or the one that it refused. Zero when there is nothing to submit for now.
     ///
     /// `blocked` is set at once: the owner of a request that failed may submit more, or wait for
     /// what is queued.

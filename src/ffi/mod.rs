@@ -187,7 +187,8 @@ pub unsafe extern "C" fn laio_detach_aio_context(
 /// Without any request having been made: -EINVAL if there is no state, or for a NULL or empty
 /// vector, an unknown type, a size that overflows or is not the vector's; -EBADF for a negative
 /// descriptor; -ENOTCONN if the state is detached; -EPERM if it is another thread's; -ENOTSUP if
-/// the host has no coroutines; -ENOMEM.
+/// the host has no coroutines, or none runs; -ENOMEM. Which one, if there are several reasons, is
+/// not said.
 ///
 /// As laio_co_submit() of QEMU 10.0 and later. There a short read is not continued before 10.0.13.
 #[unsafe(no_mangle)]
@@ -285,9 +286,9 @@ pub unsafe extern "C" fn laio_state_co_submit(
         return EINVAL;
     }
     // SAFETY: the caller's promise.
-    let io = unsafe { io_of_qiov(fd, offset, qiov, r#type, flags) };
+    let io = || unsafe { io_of_qiov(fd, offset, qiov, r#type, flags) };
     // SAFETY: the caller's promise.
-    let result = io.and_then(|io| unsafe { LinuxAioState::co_submit(s, io, dev_max_batch) });
+    let result = unsafe { LinuxAioState::co_submit(s, io, dev_max_batch) };
     errno_of(result, |result| result)
 }
 

@@ -35,9 +35,9 @@ pub struct ProcessHost(&'static HostTable);
 /// Calls a hook that [`HostTable::new`] has found to be there.
 macro_rules! hook {
     ($host:ident . $name:ident ( $($arg:expr),* )) => {
-        // SAFETY: the hook is there: it is required, or has a stand-in, or is one of a group which the table says it has
-        // and which the engine asks for first. Its contract is that of `LaioHostOps`, which the
-        // program accepted by giving it.
+        // SAFETY: the hook is there: it is required, or has a stand-in, or is one of a group that
+        // the engine asks for first (`coroutine_self`, `has_deferred_calls`). Its contract is that
+        // of `LaioHostOps`, which the program accepted by giving it.
         unsafe { $host.0.ops.$name.unwrap_unchecked()($($arg),*) }
     };
 }
@@ -119,7 +119,7 @@ impl Host for ProcessHost {
     }
 
     fn coroutine_self(self) -> Option<*mut Coroutine> {
-        self.0.has_coroutines.then(|| hook!(self.coroutine_self()))
+        Some(hook!(self.coroutine_self())).filter(|coroutine| !coroutine.is_null())
     }
 
     fn coroutine_yield(self, context: *mut AioContext) {

@@ -16,6 +16,9 @@ use crate::LinuxAioState;
 /// thread that uses the state, except `log`, which is called on any. Pointers that the library
 /// gets (contexts, bottom halves, coroutines) it only hands back.
 ///
+/// What only tells something (`coroutine_self`, `coroutine_entered`, `current_aio_context`,
+/// `linux_aio_state`, `aio_max_batch`) must not call the library. All others may run code that does.
+///
 /// Set what is not needed to NULL: the hooks marked "optional".
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -57,7 +60,8 @@ pub struct LaioHostOps {
     >,
 
     /// Coroutines, all optional together; without them laio_co_submit() and laio_state_co_submit()
-    /// return -ENOTSUP. Returns the running coroutine.
+    /// return -ENOTSUP. Returns the running coroutine; NULL if there is none, which has the same
+    /// consequence.
     pub coroutine_self: Option<unsafe extern "C" fn() -> *mut Coroutine>,
     /// Leaves the running coroutine until it is woken.
     pub coroutine_yield: Option<unsafe extern "C" fn()>,
@@ -151,7 +155,6 @@ macro_rules! required {
 /// A table that was checked: the hooks that [`new`](Self::new) requires are there.
 pub struct HostTable {
     pub(super) ops: LaioHostOps,
-    pub(super) has_coroutines: bool,
     pub(super) has_deferred_calls: bool,
     pub(super) has_lock: bool,
     pub(super) is_builtin: bool,
@@ -159,13 +162,8 @@ pub struct HostTable {
 
 impl HostTable {
     /// The built-in host's.
-    pub(super) const BUILTIN: Self = Self {
-        ops: builtin::OPS,
-        has_coroutines: true,
-        has_deferred_calls: false,
-        has_lock: false,
-        is_builtin: true,
-    };
+    pub(super) const BUILTIN: Self =
+        Self { ops: builtin::OPS, has_deferred_calls: false, has_lock: false, is_builtin: true };
 
     /// Checks the table at `ops` and copies it.
     ///
@@ -194,7 +192,10 @@ impl HostTable {
     }
 
     fn check(mut ops: LaioHostOps) -> Result<Self, BadTable> {
-        ops.aio_max_batch.get_or_insert(no_max_batch); // Asked for each request.
+        all_or_none!(ops, coroutine_self, coroutine_yield, coroutine_entered, coroutine_wake)?;
+        // Asked for each request.
+        ops.coroutine_self.get_or_insert(no_coroutine);
+        ops.aio_max_batch.get_or_insert(no_max_batch);
         required!(
             ops,
             bh_new,
@@ -207,13 +208,6 @@ impl HostTable {
         );
         Ok(Self {
             ops,
-            has_coroutines: all_or_none!(
-                ops,
-                coroutine_self,
-                coroutine_yield,
-                coroutine_entered,
-                coroutine_wake
-            )?,
             has_deferred_calls: all_or_none!(ops, defer_begin, defer_call, defer_end)?,
             has_lock: all_or_none!(ops, context_acquire, context_release)?,
             is_builtin: false,
@@ -228,6 +222,11 @@ impl HostTable {
             None => super::log::to_stderr(line),
         }
     }
+}
+
+/// For hosts without coroutines.
+unsafe extern "C" fn no_coroutine() -> *mut Coroutine {
+    ptr::null_mut()
 }
 
 /// For hosts that leave the batch limit to the library.

@@ -21,7 +21,7 @@ use std::os::fd::RawFd;
 
 pub use linux_aio::LinuxAio;
 pub use probe::{has_fdsync, has_fua};
-pub use sys::{io_event, iocb};
+pub use sys::iocb;
 
 /// Requests that one state can have in flight: the size of its completion ring, as in QEMU.
 pub const MAX_EVENTS: usize = 1024;
@@ -48,7 +48,7 @@ impl fmt::Debug for Errno {
     }
 }
 
-/// What the engine wants to know of a completion: the parts of [`io_event`] that say something.
+/// What the engine wants to know of a completion: the parts of an io_event that say something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Completion {
     /// `aio_data` of the iocb.

@@ -329,7 +329,7 @@ impl World {
         self.announce(id);
         let engine: *const Engine = self.slots[slot].engine.get();
         // SAFETY: the slot's state.
-        match unsafe { State::co_submit(engine, io, batch) } {
+        match unsafe { State::co_submit(engine, || Ok(io), batch) } {
             Ok(result) => self.told(id, result),
             Err(errno) => self.fail(&format!("#{id} was not accepted: {errno:?}")),
         }
@@ -340,7 +340,7 @@ impl World {
         let io = self.io_of(id);
         self.requests.borrow_mut()[id].status = Status::Refused;
         // SAFETY: the slot's state.
-        let answer = unsafe { State::co_submit(self.slots[slot].engine.get(), io, 0) };
+        let answer = unsafe { State::co_submit(self.slots[slot].engine.get(), || Ok(io), 0) };
         let expected = if self.is_attached(slot) { libc::ENOTSUP } else { libc::ENOTCONN };
         self.check(answer == Err(Errno(expected)), "a host without coroutines got one");
     }

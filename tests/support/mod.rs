@@ -367,7 +367,17 @@ impl Request {
 
     /// Submits a read of descriptor `fd` to `state`.
     pub fn submit<K: Kernel, H: Host>(&'static self, state: &State<K, H>, fd: RawFd) {
-        self.try_submit(state, fd).unwrap();
+        self.submit_in_batches_of(state, fd, 0);
+    }
+
+    /// The same, for a device that wants batches of `dev_max_batch`.
+    pub fn submit_in_batches_of<K: Kernel, H: Host>(
+        &'static self,
+        state: &State<K, H>,
+        fd: RawFd,
+        dev_max_batch: u64,
+    ) {
+        self.try_submit_in_batches_of(state, fd, dev_max_batch).unwrap();
     }
 
     pub fn try_submit<K: Kernel, H: Host>(
@@ -375,10 +385,20 @@ impl Request {
         state: &State<K, H>,
         fd: RawFd,
     ) -> Result<(), Errno> {
+        self.try_submit_in_batches_of(state, fd, 0)
+    }
+
+    fn try_submit_in_batches_of<K: Kernel, H: Host>(
+        &'static self,
+        state: &State<K, H>,
+        fd: RawFd,
+        dev_max_batch: u64,
+    ) -> Result<(), Errno> {
         self.result.set(None);
         // SAFETY: one part, in memory that stays.
         let io = unsafe { Io::new(aio_type::READ, 0, fd, 0, (&self.iov, 1)) }.unwrap();
-        state.submit(io, 0, on_complete, ptr::from_ref(self).cast_mut().cast())
+        let opaque = ptr::from_ref(self).cast_mut().cast();
+        state.submit(io, dev_max_batch, on_complete, opaque)
     }
 }
 

@@ -114,7 +114,7 @@ unsafe extern "C" fn co_submit(
         if (*state).context() == context {
             QemuState::co_submit_at_home(state, io, dev_max_batch)
         } else {
-            io().and_then(|io| QemuState::co_submit(state, io, dev_max_batch)) // It says why not.
+            QemuState::co_submit(state, io, dev_max_batch) // It says why not.
         }
     };
     result.unwrap_or_else(Errno::negative)
