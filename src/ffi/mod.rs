@@ -10,7 +10,7 @@
 
 mod qemu;
 
-use std::ffi::{CStr, c_int, c_uint, c_void};
+use std::ffi::{c_int, c_uint, c_void};
 use std::ptr;
 
 use libc::iovec;
@@ -19,7 +19,7 @@ pub use crate::engine::LaioStats;
 use crate::engine::depth;
 use crate::engine::request::{CompletionCallback, Io};
 use crate::host::{AioContext, Error, Host, LaioHostOps, NotSet, ProcessHost, builtin, report};
-use crate::kernel::{self, Errno, LinuxAio};
+use crate::kernel::{self, Errno, LinuxAio, SetupError};
 use crate::{LinuxAioState, engine};
 use qemu::io_of_qiov;
 pub use qemu::{BdrvRequestFlags, QEMUIOVector, QEMUIOVectorRest};
@@ -80,12 +80,8 @@ pub unsafe extern "C" fn laio_init(errp: *mut *mut Error) -> *mut LinuxAioState 
     let host = ProcessHost::get();
     match LinuxAio::new() {
         Ok(kernel) => Box::into_raw(Box::new(engine::State::new(kernel, host))),
-        Err(errno) => {
-            let message: &CStr = match errno.0 {
-                libc::EAGAIN => c"laio_init: no AIO context left; see the sysctl fs.aio-max-nr",
-                _ => c"laio_init: cannot set up an AIO context",
-            };
-            host.error_set(errp, errno.0, message);
+        Err(SetupError { errno, what }) => {
+            host.error_set(errp, errno.0, what);
             ptr::null_mut()
         }
     }

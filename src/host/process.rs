@@ -13,8 +13,9 @@ use std::sync::OnceLock;
 use super::table::{BadTable, HostTable};
 use super::{
     AioContext, Coroutine, Error, Host, HostCallback, LaioHostOps, NotifierHandlers, QEMUBH,
-    builtin,
+    builtin, report,
 };
+use crate::kernel::Errno;
 
 /// What the program chose. Unset until the first state, the first event loop, or
 /// laio_set_host_ops(): whichever comes first decides for good.
@@ -184,7 +185,9 @@ impl Host for ProcessHost {
 
     fn error_set(self, errp: *mut *mut Error, errno: c_int, message: &CStr) {
         if optional_hook!(self.error_set(errp, errno, message.as_ptr())).is_none() {
-            self.log(message);
+            // laio_init() alone can fail so.
+            let message = message.to_string_lossy();
+            report("laio_init", format_args!("{message}: {:?}", Errno(errno)));
         }
     }
 

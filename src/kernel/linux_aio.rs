@@ -3,13 +3,31 @@
 //! Linux AIO: io_setup(2), io_submit(2), io_destroy(2), and the mapped ring.
 
 use std::cell::Cell;
-use std::ffi::{c_int, c_long};
+use std::ffi::{CStr, c_int, c_long};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use super::ring::Ring;
 use super::sys::{aio_context_t, io_event, iocb};
 use super::{Completion, Errno, Kernel, MAX_EVENTS};
+
+/// Why there is no kernel object.
+#[derive(Debug)]
+pub struct SetupError {
+    pub errno: Errno,
+    /// For a human, without the errno's own text.
+    pub what: &'static CStr,
+}
+
+impl SetupError {
+    fn of_context(errno: Errno) -> Self {
+        let what = match errno.0 {
+            libc::EAGAIN => c"no AIO context left; see the sysctl fs.aio-max-nr",
+            _ => c"cannot set up an AIO context",
+        };
+        Self { errno, what }
+    }
+}
 
 /// A context of io_setup(2), destroyed on drop.
 ///
@@ -81,7 +99,7 @@ pub struct LinuxAio {
 
 impl LinuxAio {
     /// Sets up a context of [`MAX_EVENTS`] and its eventfd.
-    pub fn new() -> Result<Self, Errno> {
+    pub fn new() -> Result<Self, SetupError> {
         let mut aio = Self::with_getevents()?;
         // SAFETY: the context comes from io_setup(2) and is dropped after the ring.
         if let Some(ring) = unsafe { Ring::of(aio.context.0) } {
@@ -92,12 +110,12 @@ impl LinuxAio {
 
     /// The same, with completions taken by io_getevents(2) alone. [`new`](Self::new) falls back to
     /// this where the mapped ring is not of a known kind.
-    pub fn with_getevents() -> Result<Self, Errno> {
-        let context = Context::new(MAX_EVENTS)?;
+    pub fn with_getevents() -> Result<Self, SetupError> {
+        let context = Context::new(MAX_EVENTS).map_err(SetupError::of_context)?;
         // SAFETY: eventfd(2) takes no pointer.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if fd < 0 {
-            return Err(Errno::last());
+            return Err(SetupError { errno: Errno::last(), what: c"cannot make an eventfd" });
         }
         // SAFETY: the descriptor is new and nobody else's.
         let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };

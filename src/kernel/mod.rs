@@ -19,7 +19,7 @@ use std::ffi::c_int;
 use std::fmt;
 use std::os::fd::RawFd;
 
-pub use linux_aio::LinuxAio;
+pub use linux_aio::{LinuxAio, SetupError};
 pub use probe::{has_fdsync, has_fua};
 pub use sys::iocb;
 

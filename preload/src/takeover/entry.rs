@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use laio_engine::engine::{LaioStats, State};
 use laio_engine::host::{AioContext, Error, Host};
-use laio_engine::kernel::{self, Errno, LinuxAio};
+use laio_engine::kernel::{self, Errno, LinuxAio, SetupError};
 use laio_engine::qemu::{BdrvRequestFlags, QEMUIOVector, io_of_qiov};
 
 use super::qemu::{Functions, Generation, Qemu};
@@ -63,9 +63,8 @@ unsafe extern "C" fn init(errp: *mut *mut Error) -> *mut QemuState {
             states().live.push(Live(state));
             state
         }
-        Err(errno) => {
-            let message = c"failed to create a Linux AIO context";
-            host().error_set(errp, errno.0, message);
+        Err(SetupError { errno, what }) => {
+            host().error_set(errp, errno.0, what);
             ptr::null_mut()
         }
     }
