@@ -1,14 +1,16 @@
 /*
  * QEMU as a host of liblaio, in place of block/linux-aio.c
  *
- * Part of laio; qemu/apply.sh puts it into a QEMU source tree and writes include/block/laio-tree.h
- * beside it, from what the tree declares. That header
+ * Part of laio; qemu/apply.sh puts it into a QEMU source tree and writes
+ * include/block/laio-tree.h beside it, from what the tree declares. That
+ * header
  *
- *  - gives another name to each function that block/raw-aio.h declares with other prototypes than
- *    liblaio's, or that has to do more here than there. The aborting functions in
- *    stubs/linux-aio.c get the new names as well, so that the linker chooses between them and this
- *    file as it always did, and never between them and liblaio;
- *  - says which of QEMU's generations this is, in the LAIO_TREE_* macros.
+ * - gives another name to each function that block/raw-aio.h declares with
+ *   other prototypes than liblaio's, or that has to do more here than there.
+ *   The aborting functions in stubs/linux-aio.c get the new names as well,
+ *   so that the linker chooses between them and this file as it always did,
+ *   and never between them and liblaio;
+ * - says which of QEMU's generations this is, in the LAIO_TREE_* macros.
  *
  * Everything in which the generations differ is in the section of that name.
  *
@@ -44,39 +46,52 @@
 /* The generations */
 
 #ifdef LAIO_TREE_IS_EXTERNAL
-/* The guest's requests must not be completed late because it is kept from making more. */
+/*
+ * The guest's requests must not be completed late because it is kept from
+ * making more.
+ */
 #define NOT_EXTERNAL false,
 #else
 #define NOT_EXTERNAL
 #endif
 
 #if defined(LAIO_TREE_DEFER_CALL)
-#define DEFER_HOOKS                                                                               \
-    .defer_begin = defer_call_begin, .defer_call = defer_call, .defer_end = defer_call_end,
+#define DEFER_HOOKS                  \
+    .defer_begin = defer_call_begin, \
+    .defer_call = defer_call,        \
+    .defer_end = defer_call_end,
 #elif defined(LAIO_TREE_BLK_IO_PLUG_CALL)
-#define DEFER_HOOKS                                                                               \
-    .defer_begin = blk_io_plug, .defer_call = blk_io_plug_call, .defer_end = blk_io_unplug,
+#define DEFER_HOOKS                 \
+    .defer_begin = blk_io_plug,     \
+    .defer_call = blk_io_plug_call, \
+    .defer_end = blk_io_unplug,
 #else
 #define DEFER_HOOKS
 #endif
 
 #ifdef LAIO_TREE_CONTEXT_LOCK
-#define LOCK_HOOKS                                                                                \
-    .context_acquire = aio_context_acquire, .context_release = aio_context_release,
+#define LOCK_HOOKS                          \
+    .context_acquire = aio_context_acquire, \
+    .context_release = aio_context_release,
 #else
 #define LOCK_HOOKS
 #endif
 
-/* Without flags there is no BDRV_REQ_FUA: the block layer then flushes after the write. */
+/*
+ * Without flags there is no BDRV_REQ_FUA: the block layer then flushes after
+ * the write.
+ */
 #if defined(LAIO_TREE_SUBMIT_STATE)
-int coroutine_fn qemu_laio_co_submit(BlockDriverState *bs, LinuxAioState *s, int fd,
-                                     uint64_t offset, QEMUIOVector *qiov, int type,
+int coroutine_fn qemu_laio_co_submit(BlockDriverState *bs, LinuxAioState *s,
+                                     int fd, uint64_t offset,
+                                     QEMUIOVector *qiov, int type,
                                      uint64_t dev_max_batch)
 {
     return laio_state_co_submit(s, fd, offset, qiov, type, 0, dev_max_batch);
 }
 #elif defined(LAIO_TREE_SUBMIT_WITHOUT_FLAGS)
-int coroutine_fn qemu_laio_co_submit(int fd, uint64_t offset, QEMUIOVector *qiov, int type,
+int coroutine_fn qemu_laio_co_submit(int fd, uint64_t offset,
+                                     QEMUIOVector *qiov, int type,
                                      uint64_t dev_max_batch)
 {
     return laio_co_submit(fd, offset, qiov, type, 0, dev_max_batch);
@@ -89,7 +104,8 @@ void qemu_laio_io_plug(BlockDriverState *bs, LinuxAioState *s)
     laio_state_io_plug(s);
 }
 
-void qemu_laio_io_unplug(BlockDriverState *bs, LinuxAioState *s, uint64_t dev_max_batch)
+void qemu_laio_io_unplug(BlockDriverState *bs, LinuxAioState *s,
+                         uint64_t dev_max_batch)
 {
     laio_state_io_unplug(s, dev_max_batch);
 }
@@ -107,7 +123,9 @@ typedef struct LaioNotifier {
     QLIST_ENTRY(LaioNotifier) next;
 } LaioNotifier;
 
-/* Protects the two lists: states are attached and detached by several threads. */
+/*
+ * Protects the two lists: states are attached and detached by several threads.
+ */
 static QemuMutex lock;
 static QLIST_HEAD(, LaioNotifier) notifiers = QLIST_HEAD_INITIALIZER(notifiers);
 
@@ -118,7 +136,10 @@ static void notifier_read(EventNotifier *e)
     n->io_read(n->opaque);
 }
 
-/* QEMU's event loops hand the EventNotifier to all three handlers, untyped to this one. */
+/*
+ * QEMU's event loops hand the EventNotifier to all three handlers, untyped to
+ * this one.
+ */
 static bool notifier_poll(void *opaque)
 {
     LaioNotifier *n = container_of((EventNotifier *)opaque, LaioNotifier, e);
@@ -155,9 +176,11 @@ static LaioNotifier *notifier_take(int fd)
     return n;
 }
 
-static void host_set_event_notifier(AioContext *ctx, int fd, void (*io_read)(void *opaque),
+static void host_set_event_notifier(AioContext *ctx, int fd,
+                                    void (*io_read)(void *opaque),
                                     bool (*io_poll)(void *opaque),
-                                    void (*io_poll_ready)(void *opaque), void *opaque)
+                                    void (*io_poll_ready)(void *opaque),
+                                    void *opaque)
 {
     LaioNotifier *n;
 
@@ -169,14 +192,19 @@ static void host_set_event_notifier(AioContext *ctx, int fd, void (*io_read)(voi
         n->io_poll_ready = io_poll_ready;
         n->opaque = opaque;
         notifier_add(n);
-        aio_set_event_notifier(ctx, &n->e, NOT_EXTERNAL notifier_read, notifier_poll,
-                               notifier_poll_ready);
+        aio_set_event_notifier(ctx, &n->e, NOT_EXTERNAL notifier_read,
+                               notifier_poll, notifier_poll_ready);
         return;
     }
     n = notifier_take(fd);
     if (n) {
         aio_set_event_notifier(ctx, &n->e, NOT_EXTERNAL NULL, NULL, NULL);
-        g_free(n); /* and not event_notifier_cleanup(): the descriptor is the library's */
+        /*
+         * Not event_notifier_cleanup(): the descriptor is the library's. QEMU's
+         * handler may stay in its list for a while, but is not called, and its
+         * opaque not looked at, after it was removed.
+         */
+        g_free(n);
     }
 }
 
@@ -222,7 +250,10 @@ static const LaioHostOps host_ops = {
     .log = host_log,
 };
 
-/* Statistics at exit, for tests and the curious: only with LAIO_STATS=1 in the environment */
+/*
+ * Statistics at exit, for tests and the curious: only with LAIO_STATS=1 in the
+ * environment
+ */
 
 typedef struct LaioKnownState {
     LinuxAioState *s;
@@ -280,8 +311,9 @@ static void stats_forget_state(LinuxAioState *s)
 }
 
 /*
- * QEMU's tools leave their main loop's state, and sometimes an iothread's, to the end of the
- * process. An iothread that is still at work then may be a few requests ahead of what is printed.
+ * QEMU's tools leave their main loop's state, and sometimes an iothread's, to
+ * the end of the process. An iothread that is still at work then may be a few
+ * requests ahead of what is printed.
  */
 static void stats_print(void)
 {
@@ -291,22 +323,25 @@ static void stats_print(void)
     QLIST_FOREACH(known, &states, next) {
         stats_add(known->s);
     }
-    fprintf(stderr, "laio-stats: states=%u submitted=%" PRIu64 " completed=%" PRIu64
+    fprintf(stderr,
+            "laio-stats: states=%u submitted=%" PRIu64 " completed=%" PRIu64
             " failed=%" PRIu64 " retried=%" PRIu64 " io_submit_calls=%" PRIu64
             " largest_batch=%" PRIu64 " eagain=%" PRIu64 " at_bound=%" PRIu64
-            " bh_resumptions=%" PRIu64 " deepest_nesting=%" PRIu64 " in_queue=%" PRIu64
-            " in_flight=%" PRIu64 "\n", number_of_states, total.submitted, total.completed,
-            total.failed, total.retried, total.io_submit_calls, total.largest_batch,
-            total.eagain, total.at_bound, total.bh_resumptions, total.deepest_nesting,
-            total.in_queue, total.in_flight);
+            " bh_resumptions=%" PRIu64 " deepest_nesting=%" PRIu64
+            " in_queue=%" PRIu64 " in_flight=%" PRIu64 "\n",
+            number_of_states, total.submitted, total.completed, total.failed,
+            total.retried, total.io_submit_calls, total.largest_batch,
+            total.eagain, total.at_bound, total.bh_resumptions,
+            total.deepest_nesting, total.in_queue, total.in_flight);
     qemu_mutex_unlock(&lock);
 }
 
 /* What block/raw-aio.h declares, under its new names */
 
 /*
- * The first state gives the library its hooks. A constructor would do it earlier, but this file may
- * come out of a static library, and then is linked because someone calls a function of it.
+ * The first state gives the library its hooks. A constructor would do it
+ * earlier, but this file may come out of a static library, and then is linked
+ * because someone calls a function of it.
  */
 static int set_host_ops_once(void)
 {
