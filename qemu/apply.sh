@@ -13,7 +13,8 @@ usage() {
 usage: qemu/apply.sh [--revert] TREE
 
 Lets the QEMU source tree TREE (7.2 to 11.x) use liblaio in place of block/linux-aio.c, and says
-what it changed. Applying again brings the tree up to date. --revert restores what was there.
+what it changed. Applying again brings the tree up to date. --revert takes it out again, also of a
+tree that somebody has changed, committed or copied since.
 END
 }
 
@@ -30,70 +31,129 @@ die() {
 
 revert=false
 tree=
-for arg in "$@"; do
-    case $arg in
+while [[ $# -gt 0 ]]; do
+    case $1 in
     --revert) revert=true ;;
     -h | --help)
         usage
         exit 0
         ;;
-    -*) misuse "there is no option $arg" ;;
+    --)
+        [[ $# -eq 2 && -z $tree ]] || misuse "give one tree"
+        tree=$2
+        shift
+        ;;
+    -*) misuse "there is no option $1" ;;
     *)
-        [[ -z $tree ]] || misuse "more than one tree: $tree, $arg"
-        tree=$arg
+        [[ -z $tree ]] || misuse "more than one tree: $tree, $1"
+        tree=$1
         ;;
     esac
+    shift
 done
 [[ -n $tree ]] || misuse "no tree is given"
 [[ -d $tree ]] || die "$tree is not a directory"
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 tree=$(realpath "$tree")
-saved=$tree/.laio
-changed=(meson.build block/meson.build include/block/raw-aio.h)
+# What build.sh needs, and the checksums of the files that were added.
+private=$tree/.laio
 added=(block/laio-host.c include/block/laio-tree.h)
+added_mark="qemu/apply.sh"
+
+# One text in each of three files is replaced. Replacing it back is reverting.
+changed=(meson.build block/meson.build include/block/raw-aio.h)
+comment='/* linux-aio.c - Linux native implementation */'
+declare -A theirs=(
+    [meson.build]="libaio = cc.find_library('aio', has_headers: ['libaio.h'],"
+    [block/meson.build]="block_ss.add(when: libaio, if_true: files('linux-aio.c'))"
+    [include/block/raw-aio.h]=$comment
+)
+declare -A ours=(
+    [meson.build]="libaio = dependency('laio', version: '>=1.0', method: 'pkg-config',"
+    [block/meson.build]="block_ss.add(when: libaio, if_true: files('laio-host.c'))"
+    [include/block/raw-aio.h]="#include \"block/laio-tree.h\"
+$comment"
+)
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
+unpatched=$scratch/unpatched
+patched=$scratch/patched
 
-checksum() {
-    sha256sum <"$1" | cut -d' ' -f1
+# replace FILE TEXT OTHER: prints FILE with OTHER for TEXT, which is in it once; fails if not.
+replace() {
+    python3 - "$@" <<'END'
+import sys
+path, *texts = sys.argv[1:]
+text, other = (text.encode() for text in texts)
+content = open(path, 'rb').read()
+if content.count(text) != 1:
+    sys.exit(1)
+sys.stdout.buffer.write(content.replace(text, other))
+END
 }
 
-# What apply.sh wrote as the tree's file $1 has this checksum.
-applied_checksum() {
-    awk -v path="$1" '$2 == path { print $1 }' "$saved/manifest"
+# Whether the tree's file $1 has laio in it; its unpatched text is then in $unpatched.
+take_out() {
+    mkdir -p "$(dirname "$unpatched/$1")"
+    replace "$tree/$1" "${ours[$1]}" "${theirs[$1]}" >"$unpatched/$1" 2>/dev/null
 }
 
-# Whether the file $1 is as apply.sh left it.
-is_as_applied() {
-    [[ -f $tree/$1 && $(checksum "$tree/$1") == "$(applied_checksum "$1")" ]]
+# Prints a line about the file $2, which is or will be the tree's $1, for the manifest.
+entry() {
+    echo "$(sha256sum <"$2" | cut -d' ' -f1)  $1"
+}
+
+# Whether the added file $1 is one of apply.sh's, which nobody has changed as far as is known.
+is_ours() {
+    grep -qF "$added_mark" "$tree/$1" &&
+        { [[ ! -f $private/manifest ]] || grep -qxF "$(entry "$1" "$tree/$1")" "$private/manifest"; }
+}
+
+# Everything is written into files that are there, or beside them.
+check_writable() {
+    local path
+    for path in "${changed[@]}"; do
+        [[ -w $tree/$path ]] || die "$tree/$path is not writable. Nothing was changed"
+    done
+    for path in "$tree" "$tree/block" "$tree/include/block"; do
+        [[ -w $path ]] || die "$path is not writable. Nothing was changed"
+    done
+}
+
+check_added() {
+    local path
+    for path in "${added[@]}"; do
+        [[ ! -e $tree/$path ]] || is_ours "$path" ||
+            die "$tree: $path is there, and not as apply.sh writes it; move it away first. \
+Nothing was changed"
+    done
 }
 
 revert_tree() {
-    [[ -f $saved/manifest ]] || die "$tree has nothing of laio to take out"
-    local path
-    # An apply.sh that was interrupted leaves some files as they were: those are fine too.
+    local path found=()
     for path in "${changed[@]}"; do
-        is_as_applied "$path" || cmp -s "$tree/$path" "$saved/original/$path" ||
-            die "$path was changed after apply.sh; restore it first (or compare with \
-$saved/original/$path). Nothing was changed"
+        [[ -f $tree/$path ]] || die "$tree: there is no $path. Nothing was changed"
+        ! take_out "$path" || found+=("$path")
     done
     for path in "${added[@]}"; do
-        [[ ! -e $tree/$path ]] || is_as_applied "$path" ||
-            die "$path was changed after apply.sh; move it away first. Nothing was changed"
+        [[ ! -e $tree/$path ]] || ! is_ours "$path" || found+=("$path")
     done
-    for path in "${changed[@]}"; do
-        # Only the contents: the mode was never changed, and a new time makes ninja look.
-        cmp -s "$tree/$path" "$saved/original/$path" ||
-            cat "$saved/original/$path" >"$tree/$path"
-        echo "restored $path"
+    [[ ${#found[@]} -gt 0 ]] || die "$tree has nothing of laio to take out"
+    check_added
+    check_writable
+    for path in "${found[@]}"; do
+        if [[ -n ${ours[$path]:-} ]]; then
+            # Only the contents: the mode was never changed, and a new time makes ninja look.
+            cat "$unpatched/$path" >"$tree/$path"
+            echo "restored $path"
+        else
+            rm -f "$tree/$path"
+            echo "removed  $path"
+        fi
     done
-    for path in "${added[@]}"; do
-        rm -f "$tree/$path"
-        echo "removed  $path"
-    done
-    rm -rf "$saved"
+    rm -rf "$private"
 }
 
 if $revert; then
@@ -105,22 +165,13 @@ refuse() {
     die "$tree: $*. This tree is not understood, and nothing was changed"
 }
 
-# Where the unpatched files are: in the tree, or saved by the last apply.sh.
-base=$tree
-if [[ -f $saved/manifest ]]; then
-    base=$saved/original
-    for path in "${changed[@]}" "${added[@]}"; do
-        is_as_applied "$path" || die "$path is not as apply.sh left it; \
-run apply.sh --revert first. Nothing was changed"
-    done
-fi
-for path in VERSION block/linux-aio.c; do
+for path in VERSION block/linux-aio.c "${changed[@]}"; do
     [[ -f $tree/$path ]] || refuse "there is no $path"
 done
 for path in "${changed[@]}"; do
-    [[ -f $base/$path ]] || refuse "there is no $path"
+    take_out "$path" || cp "$tree/$path" "$unpatched/$path"
 done
-raw_aio=$base/include/block/raw-aio.h
+raw_aio=$unpatched/include/block/raw-aio.h
 aio=
 for path in include/block/aio.h include/qemu/aio.h; do
     if [[ -f $tree/$path ]] && grep -q 'struct AioContext {' "$tree/$path"; then
@@ -206,30 +257,12 @@ for needed in 'int64_t aio_max_batch;' '#define aio_bh_new(ctx, cb, opaque)' \
     grep -qF "$needed" "$aio" || refuse "$(basename "$aio") has no \"$needed\""
 done
 
-# edit FILE LINE REPLACEMENT: LINE must be there once.
-edit() {
-    local count
-    count=$(grep -cF -- "$2" "$base/$1") || true
-    [[ $count -eq 1 ]] || refuse "$1 has the text \"$2\" $count times and not once"
-    mkdir -p "$(dirname "$scratch/$1")"
-    OLD=$2 NEW=$3 awk '{
-        at = index($0, ENVIRON["OLD"])
-        if (at > 0) {
-            $0 = substr($0, 1, at - 1) ENVIRON["NEW"] substr($0, at + length(ENVIRON["OLD"]))
-        }
-        print
-    }' "$base/$1" >"$scratch/$1"
-}
-comment='/* linux-aio.c - Linux native implementation */'
-edit meson.build "libaio = cc.find_library('aio', has_headers: ['libaio.h']," \
-    "libaio = dependency('laio', version: '>=1.0', method: 'pkg-config',"
-edit block/meson.build "block_ss.add(when: libaio, if_true: files('linux-aio.c'))" \
-    "block_ss.add(when: libaio, if_true: files('laio-host.c'))"
-edit include/block/raw-aio.h "$comment" "#include \"block/laio-tree.h\"
-$comment"
-
-mkdir -p "$scratch/block" "$scratch/include/block"
-cp "$here/laio-host.c" "$scratch/block/laio-host.c"
+for path in "${changed[@]}"; do
+    mkdir -p "$(dirname "$patched/$path")"
+    replace "$unpatched/$path" "${theirs[$path]}" "${ours[$path]}" >"$patched/$path" ||
+        refuse "$path has not once the text \"${theirs[$path]}\""
+done
+cp "$here/laio-host.c" "$patched/block/laio-host.c"
 {
     cat <<'END'
 /*
@@ -237,7 +270,7 @@ cp "$here/laio-host.c" "$scratch/block/laio-host.c"
  *
  * Written by laio's qemu/apply.sh from what the tree declares; apply.sh --revert removes it.
  *
- * SPDX-License-Identifier: MIT OR Apache-2.0
+ * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #ifndef BLOCK_LAIO_TREE_H
@@ -253,33 +286,28 @@ END
     done
     echo
     echo "#endif /* BLOCK_LAIO_TREE_H */"
-} >"$scratch/include/block/laio-tree.h"
+} >"$patched/include/block/laio-tree.h"
 
-# The originals first, then what reverting needs to know, and only then the tree itself.
-if [[ $base == "$tree" ]]; then
-    for path in "${added[@]}"; do
-        [[ ! -e $tree/$path ]] || refuse "there is a $path already"
-    done
-    for path in "${changed[@]}"; do
-        mkdir -p "$(dirname "$saved/original/$path")"
-        cp "$tree/$path" "$saved/original/$path"
-    done
-    echo '*' >"$saved/.gitignore"
-fi
-for path in "${changed[@]}" "${added[@]}"; do
-    echo "$(checksum "$scratch/$path")  $path"
+check_added
+check_writable
+mkdir -p "$private"
+echo '*' >"$private/.gitignore"
+for path in "${added[@]}"; do
+    entry "$path" "$patched/$path"
 done >"$scratch/manifest"
-cp "$scratch/manifest" "$saved/manifest"
+# What is there until now is known as long as this may be interrupted.
+cat "$scratch/manifest" >>"$private/manifest"
 
 echo "QEMU $(head -n 1 "$tree/VERSION")${macros[*]:+ (${macros[*]})}: $tree"
 for path in "${changed[@]}" "${added[@]}"; do
-    if cmp -s "$scratch/$path" "$tree/$path"; then
+    if cmp -s "$patched/$path" "$tree/$path"; then
         echo "as it was $path"
         continue
     fi
     verb=changed
     [[ -e $tree/$path ]] || verb=added
     # Into the file that is there, which keeps its mode.
-    cat "$scratch/$path" >"$tree/$path"
+    cat "$patched/$path" >"$tree/$path"
     echo "$verb $path"
 done
+cp "$scratch/manifest" "$private/manifest"

@@ -37,10 +37,10 @@ own=$cache/qemu-$version-own
 [[ -d $tree ]] || "$here/fetch.sh" "$version" "$tree" >&2
 if [[ ! -d $own ]]; then
     # Of the same sources.
+    rm -rf "$own.new"
     mkdir "$own.new"
     tar -C "$tree" -c --exclude=./build --exclude=./.laio . | tar -C "$own.new" -x
-    if [[ -e $tree/.laio/manifest ]]; then
-        cp -r "$tree/.laio" "$own.new/.laio"
+    if [[ -e $own.new/block/laio-host.c ]]; then
         "$here/apply.sh" --revert "$own.new" >&2
     fi
     mv "$own.new" "$own"

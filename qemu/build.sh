@@ -43,6 +43,7 @@ while [[ $# -gt 0 ]]; do
     --laio-prefix | --jobs)
         [[ $# -gt 1 ]] || misuse "$1 needs a value"
         if [[ $1 == --jobs ]]; then jobs=$2; else prefix=$2; fi
+        [[ $jobs =~ ^[1-9][0-9]*$ ]] || misuse "--jobs takes a number, and not \"$jobs\""
         shift
         ;;
     --)
@@ -75,7 +76,7 @@ kind=laio
 if [[ -e $build && $(cat "$build/laio-kind" 2>/dev/null) != "$kind" ]]; then
     die "$build is there already and is not a build of this kind; move it away, or take another tree"
 fi
-if [[ $kind == unpatched && -e $tree/.laio/manifest ]]; then
+if [[ $kind == unpatched && -e $tree/block/laio-host.c ]]; then
     die "$tree is patched; run apply.sh --revert $tree first"
 fi
 
@@ -120,7 +121,8 @@ use_own_library() {
 
 use_installed_library() {
     local pc
-    pc=$(find "$prefix" -path '*/pkgconfig/laio.pc' -print -quit 2>/dev/null)
+    [[ -d $prefix ]] || die "there is no directory $prefix"
+    pc=$(find "$prefix" -path '*/pkgconfig/laio.pc' -print -quit 2>/dev/null || true)
     [[ -n $pc ]] || die "there is no pkgconfig/laio.pc below $prefix"
     link_with "$(pkg-config --variable=libdir "$pc")" "$(pkg-config --variable=includedir "$pc")"
 }
@@ -147,7 +149,6 @@ make_python() {
 }
 
 configure() {
-    mkdir -p "$build"
     echo "$kind" >"$build/laio-kind"
     [[ -x $build/laio-python/bin/meson ]] || make_python
     (cd "$build" &&
@@ -179,13 +180,17 @@ if [[ $kind == laio ]]; then
     if [[ -n $prefix ]]; then use_installed_library; else use_own_library; fi
 fi
 if [[ ! -f $build/build.ninja ]]; then
+    mkdir -p "$build"
+    echo "configuring, and then compiling for minutes; the logs are $build/laio-*.log"
     configure
 elif [[ -e $build/laio-reconfigure ]]; then
     reconfigure
 fi
 PATH=$build/laio-python/bin:$PATH ninja -C "$build" -j"$jobs" "${tools[@]}" \
     >"$build/laio-build.log" 2>&1 || {
-    grep -E -A5 'FAILED|error:' "$build/laio-build.log" | head -n 20 >&2
+    grep -E -A5 'FAILED|error:' "$build/laio-build.log" >"$build/laio-errors.log" ||
+        tail -n 5 "$build/laio-build.log" >"$build/laio-errors.log"
+    head -n 20 "$build/laio-errors.log" >&2
     die "the build failed; see $build/laio-build.log"
 }
 echo "built with ${mode}${prefix:+ ($prefix)}:"

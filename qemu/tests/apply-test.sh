@@ -26,8 +26,8 @@ for path in VERSION meson.build block/meson.build block/linux-aio.c include/bloc
         cp "$tree/$path" "$pristine/$path"
     fi
 done
-if [[ -e $tree/.laio/manifest ]]; then
-    cp -r "$tree/.laio/original/." "$pristine/"
+if grep -q laio-host.c "$pristine/block/meson.build"; then
+    "$apply" --revert "$pristine" >/dev/null
 fi
 
 state() {
@@ -77,16 +77,43 @@ rm "$copy/block/laio-host.c"
 "$apply" --revert "$copy" >/dev/null
 [[ $(state "$copy") == "$(state "$pristine")" ]] || fail "--revert of a part does not restore"
 
-# Somebody's own changes are not lost.
+# A tree that was committed and cloned, or stashed, comes without what git ignores.
+"$apply" "$copy" >/dev/null
+rm -r "$copy/.laio"
+"$apply" "$copy" >/dev/null
+[[ $(state "$copy") == "$applied" ]] || fail "applying to a clone is not applying"
+rm -r "$copy/.laio"
+"$apply" --revert "$copy" >/dev/null
+[[ $(state "$copy") == "$(state "$pristine")" ]] || fail "--revert does not restore a clone"
+
+# Somebody's own changes are not lost, and neither in the way.
 "$apply" "$copy" >/dev/null
 echo '# mine' >>"$copy/meson.build"
+"$apply" "$copy" >/dev/null
+[[ $(tail -n 1 "$copy/meson.build") == '# mine' ]] || fail "somebody's change is lost"
+"$apply" --revert "$copy" >/dev/null
+(cat "$pristine/meson.build" && echo '# mine') | cmp -s - "$copy/meson.build" ||
+    fail "--revert restores more than apply.sh changed, or less"
+cp "$pristine/meson.build" "$copy/meson.build"
+[[ $(state "$copy") == "$(state "$pristine")" ]] || fail "--revert does not restore the rest"
+
+# Nor are those in the files that were added.
+"$apply" "$copy" >/dev/null
+echo '/* mine */' >>"$copy/block/laio-host.c"
 before=$(state "$copy")
 for option in '' --revert; do
-    if "$apply" $option "$copy" >/dev/null 2>&1; then
+    if "$apply" $option "$copy" >"$scratch/out" 2>&1; then
         fail "a file with somebody's changes was overwritten ($option)"
     fi
     [[ $(state "$copy") == "$before" ]] || fail "a refused apply.sh $option changed the tree"
+    grep -q 'laio-host.c is there, and not as' "$scratch/out" || fail "$(cat "$scratch/out")"
 done
+
+# From another directory, by another name.
+fresh
+ln -s "$apply" "$scratch/a link"
+(cd "$scratch" && "./a link" copy >/dev/null)
+[[ $(state "$copy") == "$applied" ]] || fail "another name of apply.sh does something else"
 
 # Trees that are not understood.
 change() {
@@ -113,4 +140,9 @@ refused "a tree without linux-aio.c"
 fresh
 echo '/* theirs */' >"$copy/block/laio-host.c"
 refused "a tree that has a laio-host.c"
+if [[ $(id -u) -ne 0 ]]; then # who may write everywhere
+    fresh
+    chmod a-w "$copy/include/block/raw-aio.h"
+    refused "a tree with a file that cannot be written"
+fi
 echo "apply.sh: applied, reverted and refused as it should"
