@@ -6,7 +6,7 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-tools/install-deps.sh install qemu
+tools/install-deps.sh check qemu
 
 build=${BUILD_DIR:-build}
 log=$build/meson-logs/testlog-qemu.json

@@ -8,9 +8,9 @@ usage() {
 Usage: tools/install-deps.sh PURPOSE...
 
   build      a C compiler and linker, for the library and laio-bench
-  install    meson, ninja, pkg-config, python3, and what meson looks for to configure the tests:
-             a C++ compiler and GLib's headers
-  check      all that, valgrind, and libaio's headers
+  install    all that, meson, ninja, pkg-config and python3
+  check      all that, what the tests are built with (a C++ compiler, the headers of GLib and libaio),
+             and valgrind
   qemu       what QEMU's tools are built with, dpkg-dev to fetch their source, and valgrind
   bench      fio
   bindings   libclang, to regenerate the kernel bindings (nobody else needs it)
@@ -67,11 +67,11 @@ collect() {
         need has meson -- meson
         need has ninja -- ninja-build
         need has pkg-config -- pkg-config
-        need has c++ -- g++
-        need has_glib_headers -- libglib2.0-dev
         ;;
     check)
         collect install
+        need has c++ -- g++
+        need has_glib_headers -- libglib2.0-dev
         need has valgrind -- valgrind
         need has_header libaio.h -- libaio-dev
         ;;
