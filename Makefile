@@ -30,7 +30,7 @@ help:
 	@echo 'make all      build the library and the C programs into $(BUILD_DIR)/'
 	@echo 'make bench    laio-bench against fio on the same files; BENCH_ARGS="--reps 3 --json FILE"'
 	@echo 'make header   regenerate include/laio.h from src/'
-	@echo 'make install  library, header, laio.pc, laio-bench, laio-run; PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
+	@echo 'make install  library, header, laio.pc, laio-bench, laio-run, their man pages; PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
 	@echo 'make clean    remove what these have built'
 
 all: $(BUILD_DIR)/build.ninja

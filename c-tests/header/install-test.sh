@@ -73,5 +73,23 @@ check 'it runs' "$dir/archive"
 check 'a program links statically with everything' \
     "$cc" -static -o "$dir/static" "$program" "${cflags[@]}" "${static_libs[@]}"
 check 'it runs' "$dir/static"
+
+# page PROGRAM: its manual page is there, and has each option that the program's own help has.
+page() {
+    local program page options option
+    program=$(find "$destdir" -path "*/bin/$1")
+    page=$(find "$destdir" -path "*/man1/$1.1*")
+    options=$(LD_LIBRARY_PATH=$libdir "$program" --help |
+        grep -oE '(^|[ [,])--?[a-z][a-z-]*' | tr -d ' [,') || return 1
+    for option in $options; do
+        sed 's/\\-/-/g' "$page" | grep -qE -- "$option([^a-z-]|\$)" || {
+            echo "$page does not have $option"
+            return 1
+        }
+    done
+}
+for program in laio-bench laio-run; do
+    check "the manual page of $program has its options" page "$program"
+done
 echo "1..$number"
 exit "$failed"
