@@ -31,7 +31,8 @@ has_glib_headers() {
     if has pkg-config; then pkg-config --exists glib-2.0; else return 1; fi
 }
 
-has_header() { echo "#include <$1>" | cc -E - >/dev/null 2>&1; }
+# Not through a pipe: a compiler that answers before it has read everything would count as a failure.
+has_header() { cc -E - <<<"#include <$1>" >/dev/null 2>&1; }
 
 has_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
