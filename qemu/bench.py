@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # Compares two builds of qemu-img: with QEMU's own engine, and with liblaio.
 #
-# Times are of pairs of runs, one right after the other, the first of each pair taking turns: many
-# short ones, because the speed of a virtual machine drifts. What is printed is the median of the
-# pairs' ratios and, in brackets, the middle half of them.
+# Times are of pairs of runs, one right after the other on the same CPU, the first of each pair taking
+# turns: many short ones, because the speed of a virtual machine's CPUs drifts, of each for itself, by
+# more than the difference. What is printed is the median of the pairs' ratios and, in brackets, the
+# middle half of them.
 # Instructions are those of the engine's functions alone, per request, counted by callgrind as the
 # difference of two runs of different length.
 #
@@ -39,11 +40,12 @@ def bench_arguments(qemu_img, image, depth, requests):
             str(requests), '-s', str(BLOCK), image.path]
 
 
-def timed_run(qemu_img, image, depth, requests):
+def timed_run(qemu_img, image, depth, requests, cpu):
     """(wall, user, system) seconds; None if it crashed."""
     start = time.monotonic()
     process = subprocess.Popen(bench_arguments(qemu_img, image, depth, requests),
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               preexec_fn=lambda: os.sched_setaffinity(0, {cpu}))
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.monotonic() - start
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -88,10 +90,12 @@ def times(options, image, depth):
     """Pairs of ((wall, user, system) of QEMU's own, the same of liblaio)."""
     requests = image.requests[depth] // options.shorter
     pairs = []
+    cpus = sorted(os.sched_getaffinity(0))
     for number in range(options.pairs + 1):
         binaries = [options.own, options.laio]
         order = binaries if number % 2 else binaries[::-1]
-        result = {binary: timed_run(binary, image, depth, requests) for binary in order}
+        cpu = cpus[number // 2 % len(cpus)]
+        result = {binary: timed_run(binary, image, depth, requests, cpu) for binary in order}
         pair = [result[binary] for binary in binaries]
         if None in pair:
             return pair
