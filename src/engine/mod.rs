@@ -204,11 +204,6 @@ impl<K: Kernel, H: Host> State<K, H> {
         ptr::from_ref(self).cast_mut().cast()
     }
 
-    /// The event loop that serves the state; null while detached.
-    pub fn context(&self) -> *mut AioContext {
-        self.context.get()
-    }
-
     /// Whether the calling thread may submit now.
     fn check_usable(&self) -> Result<(), Errno> {
         if !self.is_attached() {

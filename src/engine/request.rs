@@ -66,42 +66,6 @@ impl Io {
         if kind == aio_type::FLUSH {
             return Self::flush(fd);
         }
-        // SAFETY: the caller's promise.
-        unsafe { Self::transfer(kind, flags, fd, offset, vector) }
-    }
-
-    /// As `new`, for a flush.
-    pub fn flush(fd: RawFd) -> Result<Self, Errno> {
-        let iocb = Self::iocb_for(fd, IOCB_CMD_FDSYNC)?;
-        Ok(Self { iocb, operation: Operation::Flush, bytes: 0 })
-    }
-
-    #[inline]
-    fn iocb_for(fd: RawFd, opcode: u32) -> Result<iocb, Errno> {
-        if fd < 0 {
-            return Err(Errno(libc::EBADF));
-        }
-        Ok(iocb {
-            aio_lio_opcode: opcode as u16,
-            aio_fildes: fd as u32,
-            aio_flags: IOCB_FLAG_RESFD,
-            ..Default::default()
-        })
-    }
-
-    /// As `new`, for what has data.
-    ///
-    /// # Safety
-    ///
-    /// As `new`.
-    #[inline]
-    pub unsafe fn transfer(
-        kind: c_int,
-        flags: u32,
-        fd: RawFd,
-        offset: u64,
-        vector: (*const iovec, c_int),
-    ) -> Result<Self, Errno> {
         const EINVAL: Errno = Errno(libc::EINVAL);
         let (operation, opcode, known_flags) = match kind {
             aio_type::READ => (Operation::Read, IOCB_CMD_PREADV, 0),
@@ -128,6 +92,25 @@ impl Io {
         iocb.aio_offset = signed_offset;
         iocb.aio_rw_flags = ((flags & known_flags) >> FUA_TO_DSYNC) as i32;
         Ok(Self { iocb, operation, bytes })
+    }
+
+    /// As `new`, for a flush.
+    pub fn flush(fd: RawFd) -> Result<Self, Errno> {
+        let iocb = Self::iocb_for(fd, IOCB_CMD_FDSYNC)?;
+        Ok(Self { iocb, operation: Operation::Flush, bytes: 0 })
+    }
+
+    #[inline]
+    fn iocb_for(fd: RawFd, opcode: u32) -> Result<iocb, Errno> {
+        if fd < 0 {
+            return Err(Errno(libc::EBADF));
+        }
+        Ok(iocb {
+            aio_lio_opcode: opcode as u16,
+            aio_fildes: fd as u32,
+            aio_flags: IOCB_FLAG_RESFD,
+            ..Default::default()
+        })
     }
 
     /// The bytes that this request transfers when nothing goes wrong.

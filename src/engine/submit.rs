@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use super::State;
 use super::depth::Frame;
 use super::request::{CompletionCallback, Io, Owner, Request};
-use crate::host::Host;
+use crate::host::{AioContext, Host};
 use crate::kernel::{Errno, Kernel, MAX_EVENTS, iocb};
 
 /// Requests that are worth an io_submit(2) without waiting for more, unless the host knows better.
@@ -52,13 +52,35 @@ impl<K: Kernel, H: Host> State<K, H> {
         unsafe { Self::co_submit_at_home(this, io, dev_max_batch) }
     }
 
+    /// The same for a caller who has just asked for the calling thread's event loop, `current`,
+    /// which is not null: it is not asked for again.
+    ///
+    /// # Safety
+    ///
+    /// As `co_submit`.
+    #[inline]
+    pub unsafe fn co_submit_in(
+        this: *const Self,
+        current: *mut AioContext,
+        io: impl FnOnce() -> Result<Io, Errno>,
+        dev_max_batch: u64,
+    ) -> Result<c_int, Errno> {
+        // SAFETY: the caller's promise.
+        let state = unsafe { &*this };
+        if state.context.get() != current {
+            state.check_usable()?;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { Self::co_submit_at_home(this, io, dev_max_batch) }
+    }
+
     /// The same on a thread that is known to be the state's, for a state that is attached.
     ///
     /// # Safety
     ///
     /// As `co_submit`.
-    #[inline(always)] // Into the two functions of the C API.
-    pub unsafe fn co_submit_at_home(
+    #[inline(always)] // Into the two above.
+    unsafe fn co_submit_at_home(
         this: *const Self,
         io: impl FnOnce() -> Result<Io, Errno>,
         dev_max_batch: u64,

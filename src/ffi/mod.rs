@@ -197,16 +197,13 @@ pub unsafe extern "C" fn laio_co_submit(
     dev_max_batch: u64,
 ) -> c_int {
     let (context, s) = current();
-    // SAFETY: the state is the host's answer.
-    if unsafe { s.as_ref() }.is_none_or(|state| state.context() != context) {
-        // No state, or a detached one. The general way says which.
-        // SAFETY: the caller's promise.
-        return unsafe { laio_state_co_submit(s, fd, offset, qiov, r#type, flags, dev_max_batch) };
+    if s.is_null() {
+        return EINVAL;
     }
     // SAFETY: the caller's promise.
     let io = || unsafe { io_of_qiov(fd, offset, qiov, r#type, flags) };
-    // SAFETY: the state serves this thread's own event loop.
-    let result = unsafe { LinuxAioState::co_submit_at_home(s, io, dev_max_batch) };
+    // SAFETY: the state is the host's answer.
+    let result = unsafe { LinuxAioState::co_submit_in(s, context, io, dev_max_batch) };
     errno_of(result, |result| result)
 }
 

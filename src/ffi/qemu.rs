@@ -57,6 +57,6 @@ pub unsafe fn io_of_qiov(
         return Err(Errno(libc::EINVAL));
     };
     // SAFETY: the caller's promise.
-    let io = unsafe { Io::transfer(kind, flags, fd, offset, (qiov.iov, qiov.niov)) }?;
+    let io = unsafe { Io::new(kind, flags, fd, offset, (qiov.iov, qiov.niov)) }?;
     if io.bytes() == qiov.rest.size { Ok(io) } else { Err(Errno(libc::EINVAL)) }
 }

@@ -51,7 +51,7 @@ impl Context {
     }
 
     /// Takes up to one event by system call; waits for it when `min` is 1.
-    pub(super) fn get_event(&self, min: c_long) -> Option<io_event> {
+    pub(super) fn get_event(&self, min: c_long) -> Option<Completion> {
         let mut event = io_event::default();
         let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         let timeout = if min == 0 { &raw const zero } else { ptr::null() };
@@ -61,7 +61,7 @@ impl Context {
                 libc::syscall(libc::SYS_io_getevents, self.0, min, 1, &mut event, timeout)
             });
             match taken {
-                Ok(taken) => return (taken > 0).then_some(event),
+                Ok(taken) => return (taken > 0).then(|| Completion::from(&event)),
                 Err(Errno(libc::EINTR)) => continue,
                 Err(_) => return None,
             }
@@ -121,13 +121,10 @@ impl LinuxAio {
         let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self { completions: Completions::SystemCall(Cell::new(None)), context, eventfd })
     }
-}
 
-impl LinuxAio {
     #[cold]
     fn reap_by_system_call(&self, seen: &Cell<Option<Completion>>) -> Option<Completion> {
-        let ask = || self.context.get_event(0);
-        seen.take().or_else(|| ask().map(|event| Completion { data: event.data, res: event.res }))
+        seen.take().or_else(|| self.context.get_event(0))
     }
 }
 

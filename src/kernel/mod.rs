@@ -57,6 +57,12 @@ pub struct Completion {
     pub res: i64,
 }
 
+impl From<&sys::io_event> for Completion {
+    fn from(event: &sys::io_event) -> Self {
+        Self { data: event.data, res: event.res }
+    }
+}
+
 /// One asynchronous I/O context of a kernel, with its completion ring and its eventfd.
 ///
 /// No method calls back into the engine. All take `&self`: the engine is re-entered from the

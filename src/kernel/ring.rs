@@ -93,7 +93,7 @@ impl Ring {
         let slot = self.next_slot()?;
         // SAFETY: `slot` is below `slots`, and the kernel writes no slot between head and tail.
         let event = unsafe { self.events.add(slot as usize).as_ref() };
-        let completion = Completion { data: event.data, res: event.res };
+        let completion = Completion::from(event);
         // Release: the copy is done before the kernel may write the slot again.
         let next = if slot + 1 == self.slots { 0 } else { slot + 1 };
         self.header().head.store(next, Ordering::Release);

@@ -109,13 +109,7 @@ unsafe extern "C" fn co_submit(
     // SAFETY: null, or QEMU's vector, which stays until the request is complete.
     let io = || unsafe { io_of_qiov(fd, offset, qiov, kind, flags) };
     // SAFETY: the state that QEMU has for this thread came from `init`.
-    let result = unsafe {
-        if (*state).context() == context {
-            QemuState::co_submit_at_home(state, io, dev_max_batch)
-        } else {
-            QemuState::co_submit(state, io, dev_max_batch) // It says why not.
-        }
-    };
+    let result = unsafe { QemuState::co_submit_in(state, context, io, dev_max_batch) };
     result.unwrap_or_else(Errno::negative)
 }
 
