@@ -476,11 +476,11 @@ fn the_rest_of_a_short_transfer_keeps_its_devices_batch_limit() {
     for host in both_kinds_of_hosts() {
         let (state, script) = attached(host);
         state.plug();
-        Request::new(ignore).submit_in_batches_of(state, 0, 1);
+        Request::new(ignore).in_batches_of(1).submit(state, 0);
         assert_eq!(script.in_flight(), 1);
         script.complete(100);
         // Reaps the short one, under the plug.
-        Request::new(ignore).submit_in_batches_of(state, 0, 1);
+        Request::new(ignore).in_batches_of(1).submit(state, 0);
         assert_eq!(script.in_flight(), 2, "the rest waits for the end of the plug");
     }
 }

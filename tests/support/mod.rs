@@ -350,6 +350,7 @@ pub const BLOCK: usize = 512;
 /// A request with its memory, and what shall happen when it completes. Lives for the test process.
 pub struct Request {
     pub result: Cell<Option<c_int>>,
+    dev_max_batch: Cell<u64>,
     iov: libc::iovec,
     then: Box<dyn Fn(&'static Request)>,
 }
@@ -358,26 +359,23 @@ impl Request {
     pub fn new(then: impl Fn(&'static Request) + 'static) -> &'static Self {
         let memory: &'static mut [u8] = vec![0; BLOCK].leak();
         let iov = libc::iovec { iov_base: memory.as_mut_ptr().cast(), iov_len: BLOCK };
-        Box::leak(Box::new(Self { result: Cell::new(None), iov, then: Box::new(then) }))
+        let (result, dev_max_batch) = (Cell::new(None), Cell::new(0));
+        Box::leak(Box::new(Self { result, dev_max_batch, iov, then: Box::new(then) }))
     }
 
     pub fn is_done(&self) -> bool {
         self.result.get().is_some()
     }
 
-    /// Submits a read of descriptor `fd` to `state`.
-    pub fn submit<K: Kernel, H: Host>(&'static self, state: &State<K, H>, fd: RawFd) {
-        self.submit_in_batches_of(state, fd, 0);
+    /// Tells the state that the device wants batches of `limit`.
+    pub fn in_batches_of(&'static self, limit: u64) -> &'static Self {
+        self.dev_max_batch.set(limit);
+        self
     }
 
-    /// The same, for a device that wants batches of `dev_max_batch`.
-    pub fn submit_in_batches_of<K: Kernel, H: Host>(
-        &'static self,
-        state: &State<K, H>,
-        fd: RawFd,
-        dev_max_batch: u64,
-    ) {
-        self.try_submit_in_batches_of(state, fd, dev_max_batch).unwrap();
+    /// Submits a read of descriptor `fd` to `state`.
+    pub fn submit<K: Kernel, H: Host>(&'static self, state: &State<K, H>, fd: RawFd) {
+        self.try_submit(state, fd).unwrap();
     }
 
     pub fn try_submit<K: Kernel, H: Host>(
@@ -385,20 +383,11 @@ impl Request {
         state: &State<K, H>,
         fd: RawFd,
     ) -> Result<(), Errno> {
-        self.try_submit_in_batches_of(state, fd, 0)
-    }
-
-    fn try_submit_in_batches_of<K: Kernel, H: Host>(
-        &'static self,
-        state: &State<K, H>,
-        fd: RawFd,
-        dev_max_batch: u64,
-    ) -> Result<(), Errno> {
         self.result.set(None);
         // SAFETY: one part, in memory that stays.
         let io = unsafe { Io::new(aio_type::READ, 0, fd, 0, (&self.iov, 1)) }.unwrap();
         let opaque = ptr::from_ref(self).cast_mut().cast();
-        state.submit(io, dev_max_batch, on_complete, opaque)
+        state.submit(io, self.dev_max_batch.get(), on_complete, opaque)
     }
 }
 
