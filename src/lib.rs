@@ -2,13 +2,18 @@
 
 //! `laio`: asynchronous disk I/O behind the C ABI of QEMU's `block/linux-aio.c`.
 //!
-//! The contract is the C API of `include/laio.h`, which is generated from [`ffi`]. The Rust modules
-//! are public for this project's own tests, and change without notice.
+//! The contract is the C API of `include/laio.h`, which is generated from [`ffi`]. What it does is
+//! in the crate `laio-engine`.
 
-pub mod engine;
+mod event_loop;
 pub mod ffi;
-pub mod host;
-pub mod kernel;
+mod host;
 
 /// The shipped pair of kernel and host.
-pub type LinuxAioState = engine::State<kernel::LinuxAio, host::ProcessHost>;
+pub type LinuxAioState = laio_engine::State<laio_engine::kernel::LinuxAio, host::ProcessHost>;
+
+// What uses the library as a C program does, but for the language. Here, because a crate that is no
+// rlib can be used by no other.
+#[cfg(test)]
+#[path = "../tests/abi/mod.rs"]
+mod abi;

@@ -10,7 +10,7 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 # The stable compiler has it, but does not promise it.
 export RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address
 LAIO_SIM_COUNT=${LAIO_SIM_COUNT:-20000} \
-    cargo test --test sim --target "$host" --target-dir target/asan
+    cargo test -p laio-engine --test sim --target "$host" --target-dir target/asan
 
 export CARGO_TARGET_DIR=$PWD/target/asan-c
 build=${ASAN_BUILD_DIR:-build-asan}

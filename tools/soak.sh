@@ -16,7 +16,7 @@ first=${LAIO_SIM_FIRST:-$(date +%s)000000}
 export LAIO_SIM_FIRST=$first LAIO_SIM_SECONDS=$seconds
 
 echo "== the simulator, from seed $first on"
-cargo test --test sim
+cargo test -p laio-engine --test sim
 
 echo '== the same, and C tests, under AddressSanitizer'
 tools/asan.sh
@@ -24,7 +24,7 @@ tools/asan.sh
 echo '== kills'
 end=$((SECONDS + seconds))
 while ((SECONDS < end)); do
-    LAIO_KILL_ROUNDS=100 cargo test --quiet --test kill
+    LAIO_KILL_ROUNDS=100 cargo test --quiet -p laio --lib kill
 done
 
 echo '== the fuzzers'

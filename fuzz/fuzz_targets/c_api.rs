@@ -11,9 +11,10 @@ use std::os::fd::AsRawFd;
 use std::ptr;
 
 use laio::LinuxAioState;
-use laio::engine::{LaioStats, depth};
 use laio::ffi::*;
-use laio::host::AioContext;
+use laio_engine::host::AioContext;
+use laio_engine::qiov::QEMUIOVector;
+use laio_engine::{LaioStats, depth};
 use libfuzzer_sys::fuzz_target;
 
 const STATES: usize = 2;

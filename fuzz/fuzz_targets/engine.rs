@@ -5,17 +5,17 @@
 #![no_main]
 #![allow(dead_code)] // Seeds are the other program's.
 
-#[path = "../../tests/sim/host.rs"]
+#[path = "../../engine/tests/sim/host.rs"]
 mod host;
-#[path = "../../tests/sim/kernel.rs"]
+#[path = "../../engine/tests/sim/kernel.rs"]
 mod kernel;
-#[path = "../../tests/sim/model.rs"]
+#[path = "../../engine/tests/sim/model.rs"]
 mod model;
-#[path = "../../tests/sim/scenario.rs"]
+#[path = "../../engine/tests/sim/scenario.rs"]
 mod scenario;
-#[path = "../../tests/sim/tape.rs"]
+#[path = "../../engine/tests/sim/tape.rs"]
 mod tape;
-#[path = "../../tests/sim/world.rs"]
+#[path = "../../engine/tests/sim/world.rs"]
 mod world;
 
 use libfuzzer_sys::fuzz_target;

@@ -5,7 +5,7 @@
 use std::env;
 use std::fmt::Display;
 
-use laio_engine::engine::depth::{DEFAULT_MAX_DEPTH, LARGEST_MAX_DEPTH};
+use laio_engine::depth::{DEFAULT_MAX_DEPTH, LARGEST_MAX_DEPTH};
 
 use crate::complain;
 

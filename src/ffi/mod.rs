@@ -8,21 +8,21 @@
 
 #![allow(clippy::missing_safety_doc)]
 
-mod qemu;
-
 use std::ffi::{c_int, c_uint, c_void};
 use std::ptr;
 
 use libc::iovec;
 
-pub use crate::engine::LaioStats;
-use crate::engine::depth;
-use crate::engine::request::{CompletionCallback, Io};
-use crate::host::{AioContext, Error, Host, LaioHostOps, NotSet, ProcessHost, builtin, report};
-use crate::kernel::{self, Errno, LinuxAio, SetupError};
-use crate::{LinuxAioState, engine};
-use qemu::io_of_qiov;
-pub use qemu::{BdrvRequestFlags, QEMUIOVector, QEMUIOVectorRest};
+use laio_engine::errno::Errno;
+use laio_engine::host::{AioContext, Error, Host};
+use laio_engine::kernel::{self, LinuxAio, SetupError};
+use laio_engine::qiov::{BdrvRequestFlags, QEMUIOVector, io_of_qiov};
+use laio_engine::request::{CompletionCallback, Io};
+use laio_engine::{LaioStats, State, depth};
+
+use crate::LinuxAioState;
+use crate::event_loop as builtin;
+use crate::host::{LaioHostOps, NotSet, ProcessHost, report};
 
 const EINVAL: c_int = -libc::EINVAL;
 
@@ -79,7 +79,7 @@ const NO_STATE: &str = "no state serves the calling thread's event loop";
 pub unsafe extern "C" fn laio_init(errp: *mut *mut Error) -> *mut LinuxAioState {
     let host = ProcessHost::get();
     match LinuxAio::new() {
-        Ok(kernel) => Box::into_raw(Box::new(engine::State::new(kernel, host))),
+        Ok(kernel) => Box::into_raw(Box::new(State::new(kernel, host))),
         Err(SetupError { errno, what }) => {
             host.error_set(errp, errno.0, what);
             ptr::null_mut()

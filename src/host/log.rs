@@ -6,19 +6,16 @@ use std::ffi::{CStr, CString};
 use std::fmt;
 use std::io::Write;
 
-use super::{Host, ProcessHost};
+use laio_engine::host::Host;
+
+use super::ProcessHost;
 
 /// Reports that `function` refused something for `reason`, through the program's log hook or on
 /// standard error.
 pub fn report(function: &str, reason: impl fmt::Display) {
-    log_to(|line| ProcessHost::peek().log(line), function, reason);
-}
-
-/// Hands `laio: function: reason` to `log`.
-pub fn log_to(log: impl FnOnce(&CStr), function: &str, reason: impl fmt::Display) {
     let line = format!("laio: {function}: {reason}").replace('\0', " ");
     // Without NULs it cannot fail; and a line is not worth a panic.
-    log(&CString::new(line).unwrap_or_default());
+    ProcessHost::peek().log(&CString::new(line).unwrap_or_default());
 }
 
 /// Writes `line` to standard error, whole.

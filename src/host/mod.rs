@@ -1,123 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the engine asks of its host: bottom halves, an event notifier, coroutines, deferred calls.
-//!
-//! The engine is generic over [`Host`]. The shipped library has [`ProcessHost`] there: the table
-//! of hooks that the program gave, or the built-in event loop when it gave none.
+//! The host of the shipped library: the program's table of hooks, or the built-in event loop when it
+//! gave none.
 
-pub(crate) mod builtin;
+mod chosen;
 mod log;
-mod process;
 mod table;
 
-use std::ffi::{CStr, c_int, c_void};
-use std::os::fd::RawFd;
-
-pub use log::{log_to, report};
-pub use process::{NotSet, ProcessHost};
-pub use table::{BadTable, HostTable, LaioHostOps};
-
-/// Opaque types of the host. The library only hands their pointers back.
-macro_rules! opaque {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
-        $(#[$doc])*
-        #[repr(C)]
-        pub struct $name {
-            _private: [u8; 0],
-        }
-    )*};
-}
-
-opaque! {
-    /// The host's event loop.
-    AioContext,
-    /// The host's bottom half.
-    QEMUBH,
-    /// The host's coroutine.
-    Coroutine,
-    /// The host's error object.
-    Error,
-}
-
-/// A function that the host calls with the `opaque` given beside it.
-pub type HostCallback = unsafe extern "C" fn(opaque: *mut c_void);
-
-/// As [`HostCallback`], answering whether there is something to do.
-pub type HostPoll = unsafe extern "C" fn(opaque: *mut c_void) -> bool;
-
-/// What the host calls about one eventfd, each with the `opaque` given beside them.
-#[derive(Clone, Copy)]
-pub struct NotifierHandlers {
-    /// The descriptor is readable. The handler reads it.
-    pub read: HostCallback,
-    /// Called instead of waiting: is there something to do?
-    pub poll: HostPoll,
-    /// `poll` said yes.
-    pub poll_ready: HostCallback,
-}
-
-/// One program's event loops, coroutines and deferred calls.
-///
-/// A small handle, copied freely. Any method may run code of the host that calls back into the
-/// engine, so nothing of the engine is borrowed mutably across one.
-pub trait Host: Copy {
-    /// A new bottom half of `context` that calls `callback(opaque)`; null if there is none to be had.
-    fn bh_new(
-        self,
-        context: *mut AioContext,
-        callback: HostCallback,
-        opaque: *mut c_void,
-    ) -> *mut QEMUBH;
-    /// Makes the event loop call `bh` once, soon, and never from within this call.
-    fn bh_schedule(self, bh: *mut QEMUBH);
-    /// Takes a scheduled call back.
-    fn bh_cancel(self, bh: *mut QEMUBH);
-    /// Cancels and frees `bh`.
-    fn bh_delete(self, bh: *mut QEMUBH);
-
-    /// Watches `fd` in `context`; no handlers ends that.
-    fn set_event_notifier(
-        self,
-        context: *mut AioContext,
-        fd: RawFd,
-        handlers: Option<NotifierHandlers>,
-        opaque: *mut c_void,
-    );
-
-    /// The running coroutine; `None` when the host has no coroutines.
-    fn coroutine_self(self) -> Option<*mut Coroutine>;
-    /// Leaves the running coroutine until it is woken. A request's state is attached to `context`.
-    fn coroutine_yield(self, context: *mut AioContext);
-    /// Whether `coroutine` is running, or waits for one that it entered.
-    fn coroutine_entered(self, coroutine: *mut Coroutine) -> bool;
-    /// Lets a coroutine that yielded go on, now or soon.
-    fn coroutine_wake(self, coroutine: *mut Coroutine);
-
-    /// Whether the host has deferred calls. Without them the engine plugs its own queue.
-    fn has_deferred_calls(self) -> bool;
-    /// Opens a section, in which deferred calls wait.
-    fn defer_begin(self);
-    /// Calls `callback(opaque)` once at the end of the outermost section; at once outside of any.
-    fn defer_call(self, callback: HostCallback, opaque: *mut c_void);
-    /// Ends a section.
-    fn defer_end(self);
-
-    /// The calling thread's event loop; null if it has none.
-    fn current_aio_context(self) -> *mut AioContext;
-    /// The state that serves `context`; null if none does. The type is the host's affair.
-    fn linux_aio_state(self, context: *mut AioContext) -> *mut c_void;
-    /// The batch limit of `context` in requests; 0 for the default.
-    fn aio_max_batch(self, context: *mut AioContext) -> u64;
-    /// Whether the calling thread may use what is attached to `context`.
-    fn is_home(self, context: *mut AioContext) -> bool;
-
-    /// Locks `context` around completions, in hosts old enough to want it.
-    fn context_acquire(self, context: *mut AioContext);
-    /// Ends that.
-    fn context_release(self, context: *mut AioContext);
-
-    /// Fills the host's error object. `errp` may be null.
-    fn error_set(self, errp: *mut *mut Error, errno: c_int, message: &CStr);
-    /// Tells a human one line.
-    fn log(self, line: &CStr);
-}
+pub use chosen::{NotSet, ProcessHost};
+pub use log::report;
+pub use table::{BadTable, HostTable, LaioHostOps, no_max_batch};

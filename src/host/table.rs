@@ -7,8 +7,10 @@ use std::fmt;
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use super::{AioContext, Coroutine, Error, HostCallback, QEMUBH, builtin};
+use laio_engine::host::{AioContext, Coroutine, Error, HostCallback, QEMUBH};
+
 use crate::LinuxAioState;
+use crate::event_loop as builtin;
 
 /// What the library calls in the program that hosts it. Given once, with laio_set_host_ops().
 ///
@@ -230,6 +232,6 @@ unsafe extern "C" fn no_coroutine() -> *mut Coroutine {
 }
 
 /// For hosts that leave the batch limit to the library.
-pub(super) unsafe extern "C" fn no_max_batch(_: *mut AioContext) -> u64 {
+pub unsafe extern "C" fn no_max_batch(_: *mut AioContext) -> u64 {
     0
 }

@@ -94,8 +94,8 @@ fn bindings() -> Result<Vec<Generated>> {
         .formatter(bindgen::Formatter::Rustfmt)
         .generate()?;
     Ok(vec![
-        Generated::new("src/kernel/sys.rs", kernel.to_string()),
-        Generated::new("tests/layout/header.rs", header.to_string()),
+        Generated::new("engine/src/kernel/aio/sys.rs", kernel.to_string()),
+        Generated::new("tests/abi/header.rs", header.to_string()),
     ])
 }
 

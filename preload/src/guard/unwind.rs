@@ -10,7 +10,7 @@
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use laio_engine::engine::depth::LARGEST_MAX_DEPTH;
+use laio_engine::depth::LARGEST_MAX_DEPTH;
 
 use super::chain::{Chain, Frame};
 

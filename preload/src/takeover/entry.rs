@@ -7,10 +7,11 @@ use std::fmt::Display;
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use laio_engine::engine::{LaioStats, State};
+use laio_engine::errno::Errno;
 use laio_engine::host::{AioContext, Error, Host};
-use laio_engine::kernel::{self, Errno, LinuxAio, SetupError};
-use laio_engine::qemu::{BdrvRequestFlags, QEMUIOVector, io_of_qiov};
+use laio_engine::kernel::{self, LinuxAio, SetupError};
+use laio_engine::qiov::{BdrvRequestFlags, QEMUIOVector, io_of_qiov};
+use laio_engine::{LaioStats, State};
 
 use super::qemu::{Functions, Generation, Qemu};
 use crate::stats::Summary;

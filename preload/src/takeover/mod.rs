@@ -51,7 +51,7 @@ pub fn start(max_depth: u32) -> Result<(), Refusal> {
     let functions = qemu::Functions::find(&executable)?;
     redirect(&executable, generation)?;
     // The executable's own code has not run yet: it calls nothing before this.
-    laio_engine::engine::depth::set_max(max_depth);
+    laio_engine::depth::set_max(max_depth);
     entry::start(functions);
     Ok(())
 }

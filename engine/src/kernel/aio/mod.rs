@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Linux AIO: io_setup(2), io_submit(2), io_destroy(2), and the mapped ring.
+
+mod probe;
+mod ring;
+#[allow(missing_docs, non_camel_case_types, clippy::all, clippy::undocumented_unsafe_blocks)]
+pub mod sys;
+
+#[cfg(target_endian = "big")]
+compile_error!("sys.rs was generated for little-endian targets: generate it for this one");
+
+use std::cell::Cell;
+use std::ffi::{CStr, c_int, c_long};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+pub use probe::{has_fdsync, has_fua};
+use ring::Ring;
+use sys::{aio_context_t, io_event, iocb};
+
+use super::{Completion, Kernel, MAX_EVENTS};
+use crate::errno::Errno;
+
+/// Why there is no kernel object.
+#[derive(Debug)]
+pub struct SetupError {
+    pub errno: Errno,
+    /// For a human, without the errno's own text.
+    pub what: &'static CStr,
+}
+
+impl SetupError {
+    fn of_context(errno: Errno) -> Self {
+        let what = match errno.0 {
+            libc::EAGAIN => c"no AIO context left; see the sysctl fs.aio-max-nr",
+            _ => c"cannot set up an AIO context",
+        };
+        Self { errno, what }
+    }
+}
+
+/// A context of io_setup(2), destroyed on drop.
+///
+/// Destroying waits for whatever is still in flight, as io_destroy(2) does.
+struct Context(aio_context_t);
+
+impl Context {
+    fn new(events: usize) -> Result<Self, Errno> {
+        let mut context: aio_context_t = 0;
+        // SAFETY: io_setup(2) writes one context to a place that holds one.
+        check(unsafe { libc::syscall(libc::SYS_io_setup, events, &mut context) })?;
+        Ok(Self(context))
+    }
+
+    /// # Safety
+    ///
+    /// As [`Kernel::submit`].
+    unsafe fn submit(&self, iocbs: &[*mut iocb]) -> Result<usize, Errno> {
+        // SAFETY: io_submit(2) reads `len` pointers; the iocbs are the caller's promise.
+        check(unsafe { libc::syscall(libc::SYS_io_submit, self.0, iocbs.len(), iocbs.as_ptr()) })
+    }
+
+    /// Takes up to one event by system call; waits for it when `min` is 1.
+    fn get_event(&self, min: c_long) -> Option<Completion> {
+        let mut event = io_event::default();
+        let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let timeout = if min == 0 { &raw const zero } else { ptr::null() };
+        loop {
+            // SAFETY: io_getevents(2) writes at most one event to a place that holds one.
+            let taken = check(unsafe {
+                libc::syscall(libc::SYS_io_getevents, self.0, min, 1, &mut event, timeout)
+            });
+            match taken {
+                Ok(taken) => return (taken > 0).then(|| Completion::from(&event)),
+                Err(Errno(libc::EINTR)) => continue,
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: the context is ours and is not used again.
+        unsafe { libc::syscall(libc::SYS_io_destroy, self.0) };
+    }
+}
+
+fn check(result: c_long) -> Result<usize, Errno> {
+    usize::try_from(result).map_err(|_| Errno::last())
+}
+
+/// How completions leave the kernel.
+enum Completions {
+    /// From the mapped ring, without a system call.
+    Mapped(Ring),
+    /// By io_getevents(2), where the ring is not of a known kind. An event that was only looked
+    /// for waits here.
+    SystemCall(Cell<Option<Completion>>),
+}
+
+/// The kernel of the shipped library.
+pub struct LinuxAio {
+    // Before the context: the ring is gone once the context is destroyed.
+    completions: Completions,
+    context: Context,
+    eventfd: OwnedFd,
+}
+
+impl LinuxAio {
+    /// Sets up a context of [`MAX_EVENTS`] and its eventfd.
+    pub fn new() -> Result<Self, SetupError> {
+        let mut aio = Self::with_getevents()?;
+        // SAFETY: the context comes from io_setup(2) and is dropped after the ring.
+        if let Some(ring) = unsafe { Ring::of(aio.context.0) } {
+            aio.completions = Completions::Mapped(ring);
+        }
+        Ok(aio)
+    }
+
+    /// The same, with completions taken by io_getevents(2) alone. [`new`](Self::new) falls back to
+    /// this where the mapped ring is not of a known kind.
+    pub fn with_getevents() -> Result<Self, SetupError> {
+        let context = Context::new(MAX_EVENTS).map_err(SetupError::of_context)?;
+        // SAFETY: eventfd(2) takes no pointer.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(SetupError { errno: Errno::last(), what: c"cannot make an eventfd" });
+        }
+        // SAFETY: the descriptor is new and nobody else's.
+        let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { completions: Completions::SystemCall(Cell::new(None)), context, eventfd })
+    }
+
+    #[cold]
+    fn reap_by_system_call(&self, seen: &Cell<Option<Completion>>) -> Option<Completion> {
+        seen.take().or_else(|| self.context.get_event(0))
+    }
+}
+
+impl Kernel for LinuxAio {
+    unsafe fn submit(&self, iocbs: &[*mut iocb]) -> Result<usize, Errno> {
+        // SAFETY: the caller's promise.
+        unsafe { self.context.submit(iocbs) }
+    }
+
+    #[inline]
+    fn reap(&self) -> Option<Completion> {
+        match &self.completions {
+            Completions::Mapped(ring) => ring.take(),
+            Completions::SystemCall(seen) => {
+                // Taken apart: the common way keeps it in registers then.
+                let Completion { data, res } = self.reap_by_system_call(seen)?;
+                Some(Completion { data, res })
+            }
+        }
+    }
+
+    fn has_completions(&self) -> bool {
+        match &self.completions {
+            Completions::Mapped(ring) => ring.has_events(),
+            Completions::SystemCall(seen) => {
+                seen.set(self.reap_by_system_call(seen));
+                // `Cell<Option<_>>` shows its content only by giving it away.
+                let event = seen.take();
+                seen.set(event);
+                event.is_some()
+            }
+        }
+    }
+
+    fn eventfd(&self) -> RawFd {
+        self.eventfd.as_raw_fd()
+    }
+
+    fn clear_eventfd(&self) {
+        let mut count = 0u64;
+        // SAFETY: reads eight bytes into eight bytes. EAGAIN means that it is clear already.
+        unsafe { libc::read(self.eventfd(), (&raw mut count).cast(), size_of::<u64>()) };
+    }
+
+    fn wait(&self) {
+        while !self.has_completions() {
+            let mut poll = libc::pollfd { fd: self.eventfd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: one descriptor, one entry. A signal only makes the loop look again.
+            unsafe { libc::poll(&mut poll, 1, -1) };
+            self.clear_eventfd();
+        }
+    }
+
+    fn file_size(&self, fd: c_int) -> Option<u64> {
+        // SAFETY: an all-zero stat is a valid value, and fstat(2) fills it.
+        let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+        // SAFETY: writes one stat to a place that holds one.
+        let found = unsafe { libc::fstat(fd, &mut stat) } == 0;
+        (found && stat.st_mode & libc::S_IFMT == libc::S_IFREG).then_some(stat.st_size as u64)
+    }
+}

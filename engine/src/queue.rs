@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The requests that wait for io_submit(2), in their order.
+
+use std::cell::{Cell, UnsafeCell};
+use std::ptr;
+
+use crate::errno::Errno;
+use crate::kernel::iocb;
+
+/// A FIFO of iocb pointers that lie one after the other in memory, as io_submit(2) takes them.
+///
+/// No reference into it leaves a method, so it can be used from within any callback. (A `VecDeque`
+/// does the same in three times as many instructions, in the innermost loop.)
+#[derive(Default)]
+pub struct Queue {
+    slots: UnsafeCell<Vec<*mut iocb>>,
+    /// The first request's slot. `first + len` is a slot too, or the end, whatever a kernel says.
+    first: Cell<usize>,
+    len: Cell<usize>,
+    /// Half of the slots: how many requests there is room for. When the last slot is used, half of
+    /// the slots are free then, and moving the other half to the start costs each request a
+    /// constant.
+    room: Cell<usize>,
+}
+
+impl Queue {
+    /// Runs `f`, which does not come back to this queue, on the slots.
+    fn with<R>(&self, f: impl FnOnce(&mut [*mut iocb]) -> R) -> R {
+        // SAFETY: a state is used by one thread at a time, and `f` does not come back here, so
+        // this is the only reference. The functions of this module see to that, and a kernel
+        // (`submit`) knows no queue.
+        f(unsafe { &mut *self.slots.get() })
+    }
+
+    pub fn len(&self) -> usize {
+        self.len.get()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Makes room for `additional` requests, so that as many pushes cannot fail.
+    pub fn reserve(&self, additional: usize) -> Result<(), Errno> {
+        let wanted = self.len() + additional;
+        if wanted <= self.room.get() { Ok(()) } else { self.grow(wanted) }
+    }
+
+    #[cold]
+    fn grow(&self, wanted: usize) -> Result<(), Errno> {
+        // SAFETY: as in `with`.
+        let slots = unsafe { &mut *self.slots.get() };
+        slots.try_reserve(2 * wanted - slots.len()).map_err(|_| Errno(libc::ENOMEM))?;
+        slots.resize(slots.capacity(), ptr::null_mut());
+        self.room.set(slots.len() / 2);
+        Ok(())
+    }
+
+    /// Moves the requests to the first slots.
+    #[cold]
+    fn compact(&self) {
+        let first = self.first.replace(0);
+        self.with(|slots| slots.copy_within(first..first + self.len(), 0));
+    }
+
+    /// Appends a request for which there is room.
+    pub fn push(&self, iocb: *mut iocb) {
+        let end = self.first.get() + self.len();
+        let room = self.with(|slots| slots.get_mut(end).map(|slot| *slot = iocb));
+        if room.is_none() {
+            self.compact();
+            self.with(|slots| slots[self.len()] = iocb);
+        }
+        self.len.set(self.len() + 1);
+    }
+
+    /// Takes the first request.
+    pub fn pop(&self) -> Option<*mut iocb> {
+        if self.is_empty() {
+            return None;
+        }
+        let first = self.with(|slots| slots[self.first.get()]);
+        self.remove(1);
+        Some(first)
+    }
+
+    /// Offers the first `limit` requests to `submit`, and removes as many as it says it took. `None`
+    /// if that would be none.
+    #[inline]
+    pub fn submit<E>(
+        &self,
+        limit: usize,
+        submit: impl FnOnce(&[*mut iocb]) -> Result<usize, E>,
+    ) -> Option<Result<usize, E>> {
+        let (first, count) = (self.first.get(), limit.min(self.len()));
+        if count == 0 {
+            return None;
+        }
+        let answer = self.with(|slots| {
+            // SAFETY: `first + len` is not beyond the end, and `count` is not above `len`.
+            submit(unsafe { slots.get_unchecked(first..first + count) })
+        });
+        Some(answer.inspect(|&taken| {
+            assert!(taken <= count, "the kernel took more than it was offered");
+            self.remove(taken);
+        }))
+    }
+
+    /// Removes the first `count` requests, of as many at least.
+    fn remove(&self, count: usize) {
+        let left = self.len() - count;
+        self.len.set(left);
+        self.first.set(if left == 0 { 0 } else { self.first.get() + count });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn iocb(number: usize) -> *mut iocb {
+        std::ptr::without_provenance_mut(number)
+    }
+
+    #[test]
+    fn order_is_kept_and_memory_is_used_again() {
+        let queue = Queue::default();
+        let (mut pushed, mut taken) = (0, 0);
+        for round in 0..10_000 {
+            for _ in 0..round % 7 + 1 {
+                queue.reserve(100).unwrap();
+                queue.push(iocb(pushed));
+                pushed += 1;
+            }
+            let limit = 3 + round % 4;
+            let took = queue.submit(limit, |batch| {
+                assert!(batch.len() <= limit);
+                for &found in batch {
+                    assert_eq!(found, iocb(taken));
+                    taken += 1;
+                }
+                Ok::<_, ()>(batch.len())
+            });
+            assert!(took.unwrap().is_ok());
+            assert_eq!(queue.len(), pushed - taken);
+        }
+        while let Some(found) = queue.pop() {
+            assert_eq!(found, iocb(taken));
+            taken += 1;
+        }
+        assert!(taken == pushed && queue.is_empty() && queue.pop().is_none());
+        // A few requests were waiting at most.
+        assert!(queue.with(|slots| slots.len()) < 1000);
+    }
+
+    #[test]
+    fn what_was_reserved_is_there_without_more_memory() {
+        let queue = Queue::default();
+        queue.reserve(50).unwrap();
+        let memory = || queue.with(|slots| (slots.as_ptr(), slots.len()));
+        let reserved = memory();
+        for number in 0..5000 {
+            queue.push(iocb(number));
+            if number >= 49 {
+                assert_eq!(queue.pop(), Some(iocb(number - 49)));
+            }
+        }
+        assert_eq!(memory(), reserved);
+    }
+
+    #[test]
+    fn what_is_refused_stays() {
+        let queue = Queue::default();
+        queue.reserve(3).unwrap();
+        (1..=3).for_each(|number| queue.push(iocb(number)));
+        assert_eq!(queue.submit(3, |_| Err::<usize, _>("busy")), Some(Err("busy")));
+        assert_eq!(queue.submit(3, |_| Ok::<_, ()>(2)), Some(Ok(2)));
+        assert_eq!(queue.submit(0, |_| Ok::<_, ()>(1)), None);
+        assert_eq!(queue.submit(3, |rest| Ok::<_, ()>(rest.len())), Some(Ok(1)));
+        assert_eq!(queue.submit(3, |_| Ok::<_, ()>(1)), None);
+    }
+
+    #[test]
+    #[should_panic = "more than it was offered"]
+    fn what_was_not_offered_cannot_be_taken() {
+        let queue = Queue::default();
+        queue.reserve(1).unwrap();
+        queue.push(iocb(1));
+        let _ = queue.submit(1, |_| Ok::<_, ()>(2));
+    }
+}

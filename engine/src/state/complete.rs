@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! From the kernel's ring to the owner.
+
+use std::ffi::c_int;
+use std::time::Duration;
+
+use super::State;
+use crate::depth::Base;
+use crate::host::Host;
+use crate::kernel::{Completion, Kernel};
+use crate::request::{Outcome, Owner, Request};
+
+impl<K: Kernel, H: Host> State<K, H> {
+    /// Completes what is in the ring, until it is empty.
+    ///
+    /// One event at a time: it is counted and its slot is free before its owner is told, who may
+    /// come back here and reap the next.
+    #[inline(always)] // Into its two callers: one for each request, one for the event loop.
+    pub(super) fn reap(&self) {
+        while let Some(Completion { data, res }) = self.kernel.reap() {
+            self.in_flight.set(self.in_flight.get() - 1);
+            self.complete(Request::of_data(data), res);
+        }
+    }
+
+    /// Takes the result `res` of a request that the kernel has given back.
+    #[inline(always)] // Into the loop; the other caller is cold.
+    pub(super) fn complete(&self, request: *mut Request, res: i64) {
+        // SAFETY: accepted and not completed, so its owner or the pool keeps it.
+        match unsafe { (*request).outcome(res, |fd| self.kernel.file_size(fd)) } {
+            Outcome::Done(result) => self.tell(request, result),
+            Outcome::Retry => self.retry(request),
+        }
+    }
+
+    /// Queues a request again whose iocb asks for what a short transfer left.
+    #[cold]
+    fn retry(&self, request: *mut Request) {
+        self.counters.retried.increment();
+        // SAFETY: as in `complete`. There is room: accepting it reserved that.
+        unsafe { self.resubmit(request) };
+    }
+
+    /// Tells the owner. The request is gone afterwards.
+    #[inline(always)] // Into its only caller.
+    fn tell(&self, request: *mut Request, result: c_int) {
+        self.counters.completed.increment();
+        if result < 0 {
+            self.counters.failed.increment();
+        }
+        // SAFETY: as in `complete`.
+        match unsafe { (*request).owner() } {
+            Owner::Coroutine(coroutine) => {
+                // SAFETY: as in `complete`. The last use: the coroutine may return any time now.
+                unsafe { (*request).set_result(result) };
+                // One that is entered is in submission further up, and finds the result there.
+                if !self.host.coroutine_entered(coroutine) {
+                    self.schedule_bh();
+                    self.host.coroutine_wake(coroutine);
+                }
+            }
+            Owner::Callback { function, opaque } => {
+                // SAFETY: a request of a callback is the pool's, and is taken only here.
+                drop(unsafe { self.pool.take(request) });
+                self.schedule_bh();
+                // SAFETY: given together on submission.
+                unsafe { function(opaque, result) };
+            }
+        }
+    }
+
+    /// Completes everything that is outstanding, without an event loop.
+    pub(super) fn drain(&self) {
+        let _active = self.activate();
+        let _base = Base::enter();
+        while self.outstanding() > 0 {
+            self.ioq_submit();
+            if self.in_flight.get() > 0 {
+                self.kernel.wait();
+            } else if !self.queue.is_empty() {
+                // The kernel has no room although nothing of ours is there: others must finish.
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}

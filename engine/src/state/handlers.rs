@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Where the host comes in: the functions that it got together with the state's address.
+//!
+//! All of them are called by the thread that uses the state, with the address of a state that is
+//! attached (or, for the deferred call, not freed: see `check_cleanup`).
+
+use std::ffi::c_void;
+
+use super::State;
+use crate::depth::Base;
+use crate::host::Host;
+use crate::kernel::Kernel;
+
+impl<K: Kernel, H: Host> State<K, H> {
+    /// # Safety
+    ///
+    /// `opaque` is the address of a state of this type.
+    unsafe fn from_opaque<'a>(opaque: *mut c_void) -> &'a Self {
+        // SAFETY: the caller's promise.
+        unsafe { &*opaque.cast() }
+    }
+
+    /// completion_bh.
+    pub(super) unsafe extern "C" fn on_bh(opaque: *mut c_void) {
+        // SAFETY: `attach` gave this address to the host.
+        let state = unsafe { Self::from_opaque(opaque) };
+        state.serve_event_loop(|| {
+            state.bh_scheduled.set(false);
+            if !state.queue.is_empty() {
+                state.counters.bh_resumptions.increment();
+            }
+        });
+    }
+
+    /// The eventfd is readable.
+    pub(super) unsafe extern "C" fn on_readable(opaque: *mut c_void) {
+        // SAFETY: as in `on_bh`.
+        let state = unsafe { Self::from_opaque(opaque) };
+        // Before reaping: a completion that comes later makes it readable again.
+        state.serve_event_loop(|| state.kernel.clear_eventfd());
+    }
+
+    /// The host polls instead of waiting.
+    pub(super) unsafe extern "C" fn on_poll(opaque: *mut c_void) -> bool {
+        // SAFETY: as in `on_bh`.
+        unsafe { Self::from_opaque(opaque) }.kernel.has_completions()
+    }
+
+    /// Polling found completions.
+    pub(super) unsafe extern "C" fn on_poll_ready(opaque: *mut c_void) {
+        // SAFETY: as in `on_bh`.
+        unsafe { Self::from_opaque(opaque) }.serve_event_loop(|| ());
+    }
+
+    /// The section in which requests were queued has ended.
+    pub(super) unsafe extern "C" fn on_deferred_call(opaque: *mut c_void) {
+        // SAFETY: `offer` gave this address to the host.
+        let state = unsafe { Self::from_opaque(opaque) };
+        state.deferred.set(false);
+        state.flush();
+    }
+
+    /// Completes what is complete, and submits what is queued: control is with the event loop, so
+    /// whoever plugged the queue, at any depth, is waiting.
+    ///
+    /// `first` runs before that, under the lock of hosts that have one: there another thread may be
+    /// submitting until then.
+    fn serve_event_loop(&self, first: impl FnOnce()) {
+        let context = self.context.get();
+        if context.is_null() {
+            return; // Called once more after the detach.
+        }
+        self.host.context_acquire(context);
+        first();
+        let active = self.activate();
+        let base = Base::enter();
+        self.begin_section();
+        self.reap();
+        self.end_section();
+        if !self.queue.is_empty() {
+            self.ioq_submit();
+        }
+        self.settle();
+        drop((base, active));
+        self.host.context_release(context);
+    }
+}

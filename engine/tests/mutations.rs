@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Shows that the simulator finds bugs: each of these, put into the engine, makes it fail.
+//!
+//! The engine itself knows nothing of this. Its sources are copied, every mutation is applied to
+//! the copy behind a switch, and one build of that runs the simulator once for each.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::{env, fs};
+
+/// A bug: `with` instead of `text`, which occurs once in `file`. `if on!(..)` in it is the switch.
+struct Mutation {
+    name: &'static str,
+    file: &'static str,
+    text: &'static str,
+    with: &'static str,
+}
+
+macro_rules! mutations {
+    ($($file:literal: $name:literal, $text:expr => $with:expr;)+) => {
+        &[$(Mutation { name: $name, file: concat!("engine/src/", $file), text: $text, with: $with }),+]
+    };
+}
+
+/// `ON` stands for the switch of the mutation.
+const MUTATIONS: &[Mutation] = mutations! {
+    // Who resumes what is left in the queue.
+    "state/mod.rs": "what is left at the bound waits for the eventfd",
+        "let kernel_will_call = || self.blocked.get()" =>
+        "let kernel_will_call = || (self.blocked.get() || ON)";
+    "state/mod.rs": "EAGAIN with nothing in flight is ignored",
+        "&& self.in_flight.get() > 0;" => "&& (self.in_flight.get() > 0 || ON);";
+    "state/mod.rs": "completion_bh is cancelled within a section",
+        "&& self.sections.get() == 0 {" => "&& (self.sections.get() == 0 || ON) {";
+    "state/submit.rs": "completion_bh is cancelled after the nested submission",
+        "        self.submit_queue();\n        self.reap();\n        self.end_section();\n" =>
+        "        self.submit_queue();\n        self.reap();\n        self.end_section();\n        if ON { if self.bh_scheduled.get() { self.cancel_bh(); } return; }\n";
+    "state/handlers.rs": "the event loop's entry submits nothing",
+        "if !self.queue.is_empty() {\n            self.ioq_submit();" =>
+        "if !self.queue.is_empty() && !ON {\n            self.ioq_submit();";
+    "state/complete.rs": "completion_bh is not scheduled while a callback runs",
+        "self.schedule_bh();\n                // SAFETY: given together" =>
+        "if !ON { self.schedule_bh(); }\n                // SAFETY: given together";
+    "state/complete.rs": "completion_bh is not scheduled while a coroutine runs",
+        "self.schedule_bh();\n                    self.host" =>
+        "if !ON { self.schedule_bh(); }\n                    self.host";
+    "state/handlers.rs": "the eventfd is read after reaping",
+        "state.serve_event_loop(|| state.kernel.clear_eventfd());" =>
+        "if !ON { return state.serve_event_loop(|| state.kernel.clear_eventfd()); }\n        state.serve_event_loop(|| ()); state.kernel.clear_eventfd();";
+    "state/mod.rs": "an attach forgets what was brought along",
+        "if self.outstanding() > 0 {" => "if self.outstanding() > 0 && !ON {";
+    "state/mod.rs": "a detach leaves the bottom half's flag behind",
+        "(self.bh.replace(ptr::null_mut()));\n        self.bh_scheduled.set(false);" =>
+        "(self.bh.replace(ptr::null_mut()));\n        if !ON { self.bh_scheduled.set(false); }";
+    "state/submit.rs": "the kernel's answer is followed late",
+        "self.blocked.set(false);\n                self.fail_first(errno);" =>
+        "if !ON { self.blocked.set(false); }\n                self.fail_first(errno);";
+    "state/submit.rs": "the kernel's change of mind is missed",
+        "self.blocked.set(false);\n                self.in_flight" =>
+        "if !ON { self.blocked.set(false); }\n                self.in_flight";
+    "state/submit.rs": "a detached state submits",
+        "if self.is_attached() {\n            // SAFETY: the caller's promise.\n            self.offer(" =>
+        "if self.is_attached() || ON {\n            // SAFETY: the caller's promise.\n            self.offer(";
+
+    // Depth, and what is counted on the way in and put back on the way out.
+    "depth.rs": "the bound is one too high",
+        "(depth <= max()).then" => "(depth <= max() + u32::from(ON)).then";
+    "depth.rs": "a nested entry is not a new base",
+        "outer_frames: thread.frames.replace(0)" =>
+        "outer_frames: if ON { thread.frames.get() } else { thread.frames.replace(0) }";
+    "depth.rs": "the outer depth is not put back",
+        "unsafe { self.thread.as_ref() }.frames.set(self.outer_frames);" =>
+        "if !ON { unsafe { self.thread.as_ref() }.frames.set(self.outer_frames); }";
+    "depth.rs": "a frame is not left",
+        "unsafe { self.thread.as_ref() }.frames.set(self.depth - 1);" =>
+        "if !ON { unsafe { self.thread.as_ref() }.frames.set(self.depth - 1); }";
+    "state/mod.rs": "a state stays in use",
+        "self.0.set(self.0.get() - 1);" => "if !ON { self.0.set(self.0.get() - 1); }";
+    "state/submit.rs": "a section of the state is leaked",
+        "self.sections.set(self.sections.get() - 1);" =>
+        "if !ON { self.sections.set(self.sections.get() - 1); }";
+    "state/submit.rs": "a section of the host is leaked",
+        "self.host.defer_end();" => "if !ON { self.host.defer_end(); }";
+    "state/handlers.rs": "the pending deferred call is not forgotten",
+        "state.deferred.set(false);" => "if !ON { state.deferred.set(false); }";
+    "state/handlers.rs": "the context stays locked",
+        "self.host.context_release(context);" =>
+        "if !ON { self.host.context_release(context); }";
+    "state/complete.rs": "a completion is counted after its owner is told",
+        "self.in_flight.set(self.in_flight.get() - 1);\n            self.complete(Request::of_data(data), res);" =>
+        "if !ON { self.in_flight.set(self.in_flight.get() - 1); }\n            self.complete(Request::of_data(data), res);\n            if ON { self.in_flight.set(self.in_flight.get() - 1); }";
+    "state/complete.rs": "failures are not counted",
+        "if result < 0 {" => "if result < 0 && !ON {";
+
+    // Order, batches, plugs.
+    "queue.rs": "a request jumps the queue",
+        "self.len.set(self.len() + 1);" =>
+        "self.len.set(self.len() + 1);\n        if ON { self.with(|slots| slots.swap(self.first.get(), self.first.get() + self.len() - 1)); }";
+    "queue.rs": "what is gone comes back when the list is moved",
+        "let first = self.first.replace(0);" =>
+        "let first = self.first.replace(0) * usize::from(!ON);";
+    "state/submit.rs": "a plug is leaked",
+        "self.plugs.set(left);" => "if !ON { self.plugs.set(left); }";
+    "state/submit.rs": "an unplug does not care for other plugs",
+        "let wanted = left == 0 ||" => "let wanted = left == 0 || ON ||";
+    "state/submit.rs": "the end of the last plug submits nothing",
+        "            if wanted {" => "            if wanted && !ON {";
+    "state/submit.rs": "the device's batch limit is ignored",
+        "|| reaches(dev_max_batch)" => "|| reaches(if ON { 0 } else { dev_max_batch })";
+    "state/submit.rs": "the ring overflows",
+        "let free = MAX_EVENTS - self.in_flight.get();\n" =>
+        "let free = MAX_EVENTS + 100 * usize::from(ON) - self.in_flight.get();\n";
+    "state/submit.rs": "none taken is taken for a failure",
+        "Ok(0) | Err(Errno(libc::EAGAIN)) => {" =>
+        "Ok(0) if ON => { self.fail_first(Errno(libc::EIO)); 1 }\n            Ok(0) | Err(Errno(libc::EAGAIN)) => {";
+    "state/submit.rs": "one failure fails all",
+        "self.fail_first(errno);" =>
+        "self.fail_first(errno);\n                    while ON && !self.queue.is_empty() { self.fail_first(errno); }";
+    "state/submit.rs": "a failed request stays at the head of the queue",
+        "self.complete(Request::of_iocb(iocb), errno.negative().into());" =>
+        "if ON { self.queue.push(iocb); }\n            self.complete(Request::of_iocb(iocb), errno.negative().into());";
+
+    // Results.
+    "request.rs": "a retry forgets what was transferred",
+        "self.left.set(self.left.get() - transferred);" =>
+        "if !ON { self.left.set(self.left.get() - transferred); }";
+    "request.rs": "a second retry begins where the first did",
+        "let start = rest.len() - count;" =>
+        "let start = if ON { 0 } else { rest.len() - count };";
+    "request.rs": "a retry begins at the start of a part",
+        "vector[0].iov_base = vector[0].iov_base.wrapping_byte_add(skipped);" =>
+        "if !ON { vector[0].iov_base = vector[0].iov_base.wrapping_byte_add(skipped); }";
+    "request.rs": "a retry goes to the old offset",
+        "iocb.aio_offset += transferred as i64;" =>
+        "if !ON { iocb.aio_offset += transferred as i64; }";
+    "request.rs": "a short transfer is a success",
+        "if transferred >= self.left.get() =>" =>
+        "if transferred >= self.left.get() || ON =>";
+    "request.rs": "the end of the file is not filled with zeros",
+        "for part in self.vector() {" =>
+        "for part in if ON { &[] } else { self.vector() } {";
+    "request.rs": "a short zone append is tried again",
+        "Operation::ZoneAppend => Outcome" => "Operation::ZoneAppend if !ON => Outcome";
+    "request.rs": "a full device is asked for ever",
+        "Operation::Write if transferred == 0 =>" =>
+        "Operation::Write if transferred == 0 && ON => self.retry(0),\n            Operation::Write if transferred == 0 =>";
+    "request.rs": "a misaligned rest at the end of the file is an error",
+        "if may_be_end &&" => "if may_be_end && !ON &&";
+    "request.rs": "any EINVAL of a read may be the end of the file",
+        "&& rest.is_some();" => "&& (rest.is_some() || ON);";
+    "request.rs": "FUA is forgotten",
+        "(flags & known_flags)" => "(flags & known_flags * u32::from(!ON))";
+
+    // Coroutines.
+    "state/complete.rs": "an entered coroutine is woken",
+        "if !self.host.coroutine_entered(coroutine) {" =>
+        "if !self.host.coroutine_entered(coroutine) || ON {";
+    "state/complete.rs": "a coroutine is not woken",
+        "self.host.coroutine_wake(coroutine);" =>
+        "if !ON { self.host.coroutine_wake(coroutine); }";
+    "state/submit.rs": "any wake of a coroutine is taken for its result",
+        "host.coroutine_yield(context);" =>
+        "host.coroutine_yield(context);\n            if ON { return Ok(0); }";
+};
+
+const SWITCH: &str = r#"
+/// Whether the mutation with this number is on.
+pub fn mutation(number: usize) -> bool {
+    static ON: std::sync::OnceLock<Option<usize>> = std::sync::OnceLock::new();
+    *ON.get_or_init(|| std::env::var("LAIO_MUTATION").ok()?.parse().ok()) == Some(number)
+}
+"#;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the engine lies in the workspace")
+}
+
+fn copy(from: &Path, to: &Path) {
+    if from.is_dir() {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let name = entry.unwrap().file_name();
+            copy(&from.join(&name), &to.join(&name));
+        }
+    } else if fs::read(to).ok() != Some(fs::read(from).unwrap()) {
+        // Only what changed, so that little is built again.
+        fs::copy(from, to).unwrap();
+    }
+}
+
+/// The sources with all mutations in them, each behind its switch.
+fn mutated_sources() -> PathBuf {
+    let copied = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations");
+    let _ = fs::remove_dir_all(copied.join("engine/src"));
+    // What Cargo.toml names must be there, whether it is used or not.
+    let parts =
+        ["Cargo.toml", "Cargo.lock", "build.rs", "src", "engine", "tests", "preload", "xtask"];
+    fs::create_dir_all(&copied).unwrap();
+    for part in parts.into_iter().filter(|part| root().join(part).exists()) {
+        copy(&root().join(part), &copied.join(part));
+    }
+    let library = copied.join("engine/src/lib.rs");
+    fs::write(&library, fs::read_to_string(&library).unwrap() + SWITCH).unwrap();
+    for (number, mutation) in MUTATIONS.iter().enumerate() {
+        let Mutation { name, file, text, with } = mutation;
+        let path = copied.join(file);
+        let source = fs::read_to_string(&path).unwrap();
+        let found = source.matches(text).count();
+        assert_eq!(found, 1, "{name}: in {file} there must be one of: {text}");
+        let with = with.replace("ON", &format!("crate::mutation({number})"));
+        fs::write(&path, source.replace(text, &with)).unwrap();
+    }
+    copied
+}
+
+/// Runs the simulator of the mutated sources, with the mutation of this number on.
+fn simulator(sources: &Path, number: Option<usize>) -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    command
+        .args(["test", "--quiet", "-p", "laio-engine", "--test", "sim", "--target-dir"])
+        .arg(sources.join("target"))
+        .current_dir(sources)
+        .env("LAIO_SIM_NO_SHRINK", "1")
+        .env_remove("LAIO_MUTATION")
+        .stdin(Stdio::null());
+    if let Some(number) = number {
+        command.env("LAIO_MUTATION", number.to_string());
+    }
+    command
+}
+
+#[test]
+fn the_simulator_finds_every_mutation() {
+    let sources = mutated_sources();
+    // With none on, the copy is the engine.
+    let status = simulator(&sources, None).env("LAIO_SIM_COUNT", "20000").status().unwrap();
+    assert!(status.success(), "the simulator fails without any mutation");
+    let mut survivors = Vec::new();
+    for (number, mutation) in MUTATIONS.iter().enumerate() {
+        let output = simulator(&sources, Some(number)).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        let how = told.lines().find(|line| line.contains("FAILED"));
+        match how {
+            Some(how) if !output.status.success() => println!("{:60} {how}", mutation.name),
+            _ => {
+                println!("{:60} SURVIVES", mutation.name);
+                survivors.push(mutation.name);
+            }
+        }
+    }
+    assert!(survivors.is_empty(), "the simulator does not find: {survivors:#?}");
+}

@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! One scenario's whole world: states, kernel, host, model, and the checks between them.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::{c_int, c_void};
+use std::os::fd::RawFd;
+
+use laio_engine::State;
+use laio_engine::depth;
+use laio_engine::host::HostCallback;
+use laio_engine::kernel::MAX_EVENTS;
+
+use crate::host::{BottomHalf, SimCoroutine, SimHost, Watch};
+use crate::kernel::{Ring, SimKernel};
+use crate::model::{FILES, Owner, Request, StateModel, Status};
+use crate::tape::Tape;
+
+pub type Engine = State<SimKernel, SimHost>;
+
+/// A scenario that takes more steps than this makes no progress.
+const MAX_STEPS: usize = 400_000;
+const FILE_BYTES: usize = 64;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Coroutines {
+    /// The host has none.
+    None,
+    Real,
+    /// As the built-in host: the thread drives the event loop until its request is done.
+    Thread,
+}
+
+/// What kind of world this is. Rates are in sixteenths.
+#[derive(Debug)]
+pub struct Config {
+    pub states: usize,
+    pub bound: u32,
+    pub defers: bool,
+    pub coroutines: Coroutines,
+    pub polls: bool,
+    /// Requests that the kernel takes at a time.
+    pub capacity: usize,
+    pub context_batch: u64,
+    pub requests: usize,
+    pub steps: usize,
+    pub sizes_known: bool,
+    pub max_loops: u32,
+    pub hold: usize,
+    pub eagain: usize,
+    pub refusal: usize,
+    pub partial: usize,
+    pub short: usize,
+    pub failure: usize,
+    pub race: usize,
+    pub late: usize,
+    pub spurious: usize,
+    pub wake_later: usize,
+    /// How much an owner does when it is told.
+    pub busy: usize,
+}
+
+impl Config {
+    fn of(tape: &Tape) -> Self {
+        let rate = || tape.pick([0, 0, 1, 2, 4, 8]);
+        // Rare and large: to exceed the ring takes thousands of requests.
+        let large = tape.below(256) == 255 && tape.below(8) == 7;
+        Self {
+            states: tape.pick([1, 1, 1, 1, 2, 2, 3]),
+            bound: tape.pick([8, 8, 1, 2, 3, 4, 64]),
+            defers: tape.below(2) == 1,
+            coroutines: tape.pick([Coroutines::None, Coroutines::Real, Coroutines::Thread]),
+            polls: tape.below(4) == 1,
+            capacity: if large {
+                MAX_EVENTS
+            } else {
+                tape.pick([MAX_EVENTS, MAX_EVENTS, MAX_EVENTS, 1, 2, 3, 6])
+            },
+            context_batch: tape.pick([0, 0, 1, 2, 3, 5]),
+            requests: if large { 2500 } else { tape.pick([6, 3, 12, 12, 24, 48]) },
+            steps: 4 + tape.below(if large { 256 } else { 24 }),
+            sizes_known: tape.below(2) == 0,
+            max_loops: tape.pick([3, 0, 1, 2, 8, 20]),
+            hold: if large { 15 } else { tape.pick([0, 0, 2, 8, 14]) },
+            eagain: rate(),
+            refusal: rate(),
+            partial: rate(),
+            short: rate(),
+            failure: rate(),
+            race: rate(),
+            late: rate(),
+            spurious: rate(),
+            wake_later: rate(),
+            busy: tape.pick([2, 0, 1, 3, 4]),
+        }
+    }
+}
+
+/// One state of the engine, its kernel and its model.
+pub struct Slot {
+    /// Null while it is being cleaned up.
+    pub engine: Cell<*mut Engine>,
+    /// The event loop it is attached to; 0 for none.
+    pub context: Cell<usize>,
+    pub watch: Cell<Option<Watch>>,
+    pub ring: Ring,
+    pub model: StateModel,
+}
+
+pub struct World {
+    pub tape: Tape,
+    pub config: Config,
+    pub slots: Vec<Slot>,
+    pub requests: RefCell<Vec<Request>>,
+    /// Each as the kernel has it, and as the model has it.
+    pub files: RefCell<[(Vec<u8>, Vec<u8>); FILES]>,
+
+    pub bottom_halves: RefCell<Vec<BottomHalf>>,
+    pub coroutines: RefCell<Vec<SimCoroutine>>,
+    /// The coroutines on the stack, the innermost last.
+    pub running: RefCell<Vec<usize>>,
+    /// Coroutines that will be resumed by the event loop.
+    pub wakes: RefCell<Vec<usize>>,
+    /// Sections open, and those that the scenario opened itself.
+    pub sections: Cell<u32>,
+    pub own_sections: Cell<u32>,
+    pub deferred: RefCell<Vec<(HostCallback, *mut c_void)>>,
+    pub locks: Cell<i32>,
+    pub rotor: Cell<usize>,
+    /// Event loops on the stack.
+    pub loops: Cell<u32>,
+
+    /// The request whose owner must be told next, before anything else happens.
+    pub due: Cell<Option<usize>>,
+    /// Owners being told, one within the other, since the last entry from the event loop.
+    pub nest: Cell<u32>,
+    /// No faults any more.
+    pub calm: Cell<bool>,
+    steps: Cell<usize>,
+    tracing: bool,
+    on_failure: fn(&World, &str) -> !,
+}
+
+impl World {
+    pub fn new(tape: Tape, tracing: bool, on_failure: fn(&Self, &str) -> !) -> Self {
+        let config = Config::of(&tape);
+        let slots = (0..config.states)
+            .map(|_| Slot {
+                engine: Cell::new(std::ptr::null_mut()),
+                context: Cell::new(0),
+                watch: Cell::new(None),
+                ring: Ring::default(),
+                model: StateModel::default(),
+            })
+            .collect();
+        let contents = |file: u8| (0..FILE_BYTES as u8).map(|at| at ^ (file << 6)).collect();
+        let files = [0, 1].map(|file| (contents(file), contents(file)));
+        Self {
+            tape,
+            config,
+            slots,
+            requests: RefCell::default(),
+            files: RefCell::new(files),
+            bottom_halves: RefCell::default(),
+            coroutines: RefCell::default(),
+            running: RefCell::default(),
+            wakes: RefCell::default(),
+            sections: Cell::new(0),
+            own_sections: Cell::new(0),
+            deferred: RefCell::default(),
+            locks: Cell::new(0),
+            rotor: Cell::new(0),
+            loops: Cell::new(0),
+            due: Cell::new(None),
+            nest: Cell::new(0),
+            calm: Cell::new(false),
+            steps: Cell::new(0),
+            tracing,
+            on_failure,
+        }
+    }
+
+    pub fn engine(&self, slot: usize) -> &Engine {
+        // SAFETY: a state lives until its slot is given another, and no one keeps this longer.
+        unsafe { &*self.slots[slot].engine.get() }
+    }
+
+    pub fn kernel(&'static self, slot: usize) -> SimKernel {
+        SimKernel { world: self, slot }
+    }
+
+    pub fn model(&self, slot: usize) -> &StateModel {
+        &self.slots[slot].model
+    }
+
+    pub fn slot_of_eventfd(&self, fd: RawFd) -> usize {
+        let slot = (fd - 10) as usize;
+        self.check(slot < self.slots.len(), "an eventfd of no state is watched");
+        slot
+    }
+
+    /// `None` where the kernel does not tell, as for a device.
+    pub fn file_size(&self, file: usize) -> Option<usize> {
+        self.config.sizes_known.then(|| self.files.borrow()[file].1.len())
+    }
+
+    pub fn outstanding(&self, slot: usize) -> usize {
+        self.slots[slot].ring.in_flight() + self.model(slot).queue.borrow().len()
+    }
+
+    pub fn steps(&self) -> usize {
+        self.steps.get()
+    }
+
+    /// A line of the trace.
+    pub fn trace(&self, line: impl FnOnce() -> String) {
+        if self.tracing {
+            let indent = "  ".repeat((self.nest.get() + self.loops.get()) as usize);
+            eprintln!("{:6}  {indent}{}", self.steps.get(), line());
+        }
+    }
+
+    pub fn fail(&self, what: &str) -> ! {
+        (self.on_failure)(self, what)
+    }
+
+    #[track_caller]
+    pub fn check(&self, holds: bool, otherwise: &str) {
+        if !holds {
+            self.fail(otherwise);
+        }
+    }
+
+    pub fn count_step(&self) {
+        self.steps.set(self.steps.get() + 1);
+        self.check(self.steps.get() < MAX_STEPS, "no end: the steps are used up");
+    }
+
+    /// A result that the engine has seen goes to its owner before anything else happens.
+    pub fn nothing_due(&self, instead: &str) {
+        if let Some(id) = self.due.get() {
+            self.fail(&format!("#{id} is complete, but its owner is not told: {instead} instead"));
+        }
+    }
+
+    /// The owner of the request that is due has the result, or is about to be called.
+    pub fn told_by_result(&self, owner: Owner) {
+        let Some(id) = self.due.take() else {
+            self.fail("an owner is told, but nothing is due");
+        };
+        let of = self.requests.borrow()[id].owner;
+        if of != owner {
+            self.fail(&format!("#{id} is told to {owner:?} and not to {of:?}"));
+        }
+    }
+
+    /// The owner of `id` has the result `result`.
+    pub fn told(&self, id: usize, result: c_int) {
+        self.trace(|| format!("#{id} is done: {result}"));
+        let mut requests = self.requests.borrow_mut();
+        let request = &mut requests[id];
+        let fault = match request.status {
+            Status::Due(expected) if expected == result => None,
+            status => Some(format!("#{id} gets {result}, but it is {status:?}")),
+        };
+        request.status = Status::Done(result);
+        let intact = request.memory_is_as_expected();
+        drop(requests);
+        if let Some(fault) = fault {
+            self.fail(&fault);
+        }
+        if !intact {
+            self.fail(&format!("#{id}: the memory does not hold what the model says"));
+        }
+    }
+
+    /// Runs an owner, one level deeper.
+    pub fn nested(&self, owner: impl FnOnce()) {
+        self.nest.set(self.nest.get() + 1);
+        // The outermost is told by the event loop, without a frame of submission.
+        self.check(
+            self.nest.get() <= self.config.bound + 1,
+            "owners are told deeper within each other than the bound",
+        );
+        owner();
+        self.nest.set(self.nest.get() - 1);
+    }
+
+    /// What must hold whenever control is with the host.
+    pub fn check_at_rest(&self) {
+        self.nothing_due("control is with the host");
+        for (index, slot) in self.slots.iter().enumerate() {
+            if !slot.engine.get().is_null() {
+                self.check_counts(index);
+                if slot.context.get() != 0 {
+                    self.check_live(index);
+                }
+            }
+        }
+    }
+
+    pub fn bh_scheduled(&self, slot: usize) -> bool {
+        let context = self.slots[slot].context.get();
+        let opaque: *mut c_void = self.slots[slot].engine.get().cast();
+        let list = self.bottom_halves.borrow();
+        list.iter().any(|bh| bh.scheduled && bh.context == context && bh.is_of(opaque))
+    }
+
+    /// Somebody will come back for what is queued, and for what is complete.
+    fn check_live(&self, index: usize) {
+        let slot = &self.slots[index];
+        let scheduled = self.bh_scheduled(index);
+        let queued = slot.model.queue.borrow().len();
+        let in_flight = slot.ring.in_flight();
+        let refused = slot.ring.refused.get() || in_flight >= MAX_EVENTS;
+        if queued > 0 && !scheduled && !(refused && in_flight > 0) {
+            self.fail(&format!(
+                "state {index} is left with {queued} queued, {in_flight} in flight, and nobody to resume"
+            ));
+        }
+        if slot.ring.complete() > 0 && !slot.ring.signalled.get() && !scheduled {
+            self.fail(&format!("state {index}: completions that nobody will reap"));
+        }
+    }
+
+    pub fn check_counts(&self, index: usize) {
+        let slot = &self.slots[index];
+        let stats = self.engine(index).stats();
+        let mut expected = slot.model.counts.get();
+        expected.in_queue = slot.model.queue.borrow().len() as u64;
+        expected.in_flight = slot.ring.in_flight() as u64;
+        // What only the engine knows.
+        expected.at_bound = stats.at_bound;
+        let deepest_seen = expected.deepest_nesting;
+        expected.deepest_nesting = stats.deepest_nesting;
+        if stats != expected {
+            self.fail(&format!("state {index} counts {stats:?}, the model {expected:?}"));
+        }
+        let all = stats.completed + stats.in_queue + stats.in_flight;
+        self.check(stats.submitted == all, "the counts do not add up");
+        self.check(
+            (deepest_seen..=u64::from(depth::max())).contains(&stats.deepest_nesting),
+            "the deepest nesting is not what was seen, or above the bound",
+        );
+    }
+}
