@@ -9,9 +9,6 @@ mod event_loop;
 pub mod ffi;
 mod host;
 
-/// The shipped pair of kernel and host.
-pub type LinuxAioState = laio_engine::State<laio_engine::kernel::LinuxAio, host::ProcessHost>;
-
 // What uses the library as a C program does, but for the language. Here, because a crate that is no
 // rlib can be used by no other.
 #[cfg(test)]

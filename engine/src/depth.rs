@@ -14,7 +14,7 @@ pub const LARGEST_MAX_DEPTH: u32 = 64;
 
 static MAX_DEPTH: AtomicU32 = AtomicU32::new(DEFAULT_MAX_DEPTH);
 
-/// One thread's counts. Its address names the thread.
+/// One thread's counts.
 struct Thread {
     /// Frames of submission since the last entry from the event loop.
     frames: Cell<u32>,
@@ -42,11 +42,6 @@ pub fn set_max(depth: u32) -> bool {
         MAX_DEPTH.store(depth, Ordering::Relaxed);
     }
     sensible
-}
-
-/// A number that names the calling thread among those that run.
-pub fn thread_token() -> usize {
-    THREAD.with(|thread| std::ptr::from_ref(thread).addr())
 }
 
 /// One frame of submission; leaves it on drop. Stays on its thread: what it holds is the thread's.

@@ -4,8 +4,11 @@
 //!
 //! The engine is generic over [`Host`], and knows of it only what stands here.
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::fmt;
 use std::os::fd::RawFd;
+
+use crate::errno::Errno;
 
 /// Opaque types of the host. The library only hands their pointers back.
 macro_rules! opaque {
@@ -27,6 +30,8 @@ opaque! {
     Coroutine,
     /// The host's error object.
     Error,
+    /// A state, as the host sees it.
+    LinuxAioState,
 }
 
 /// A function that the host calls with the `opaque` given beside it.
@@ -44,6 +49,9 @@ pub struct NotifierHandlers {
     pub poll: HostPoll,
     /// `poll` said yes.
     pub poll_ready: HostCallback,
+    /// Whether the descriptor will become readable some time: requests are with the kernel. For
+    /// event loops that return when there is nothing to wait for.
+    pub expected: HostPoll,
 }
 
 /// One program's event loops, coroutines and deferred calls.
@@ -51,6 +59,9 @@ pub struct NotifierHandlers {
 /// A small handle, copied freely. Any method may run code of the host that calls back into the
 /// engine, so nothing of the engine is borrowed mutably across one.
 pub trait Host: Copy {
+    /// Begins each line of the log.
+    const NAME: &'static str = "laio";
+
     /// A new bottom half of `context` that calls `callback(opaque)`; null if there is none to be had.
     fn bh_new(
         self,
@@ -65,14 +76,14 @@ pub trait Host: Copy {
     /// Cancels and frees `bh`.
     fn bh_delete(self, bh: *mut QEMUBH);
 
-    /// Watches `fd` in `context`; no handlers ends that.
+    /// Watches `fd` in `context`; no handlers ends that, which cannot fail.
     fn set_event_notifier(
         self,
         context: *mut AioContext,
         fd: RawFd,
         handlers: Option<NotifierHandlers>,
         opaque: *mut c_void,
-    );
+    ) -> Result<(), Errno>;
 
     /// The running coroutine; `None` when the host has no coroutines.
     fn coroutine_self(self) -> Option<*mut Coroutine>;
@@ -94,8 +105,8 @@ pub trait Host: Copy {
 
     /// The calling thread's event loop; null if it has none.
     fn current_aio_context(self) -> *mut AioContext;
-    /// The state that serves `context`; null if none does. The type is the host's affair.
-    fn linux_aio_state(self, context: *mut AioContext) -> *mut c_void;
+    /// The state that serves `context`; null if none does.
+    fn linux_aio_state(self, context: *mut AioContext) -> *mut LinuxAioState;
     /// The batch limit of `context` in requests; 0 for the default.
     fn aio_max_batch(self, context: *mut AioContext) -> u64;
     /// Whether the calling thread may use what is attached to `context`.
@@ -110,4 +121,11 @@ pub trait Host: Copy {
     fn error_set(self, errp: *mut *mut Error, errno: c_int, message: &CStr);
     /// Tells a human one line.
     fn log(self, line: &CStr);
+}
+
+/// Tells a human, in one line of the host's log, that `function` refused something for `reason`.
+pub fn report<H: Host>(host: H, function: &str, reason: impl fmt::Display) {
+    let line = format!("{}: {function}: {reason}", H::NAME).replace('\0', " ");
+    // Without NULs it cannot fail; and a line is not worth a panic.
+    host.log(&CString::new(line).unwrap_or_default());
 }

@@ -4,7 +4,7 @@
 //!
 //! Generic over a [`Kernel`](kernel::Kernel), which does the I/O, and a [`Host`](host::Host), which
 //! has event loops and coroutines. The crate exports no C symbol: `laio` is the C ABI around it,
-//! `laio-preload` the library that points a stock QEMU at it. Both go through `c_entry`.
+//! `laio-preload` the library that points a stock QEMU at it. Both go through [`c_entry`].
 //!
 //! # Who runs when
 //!
@@ -14,11 +14,13 @@
 //! the host. So every method takes `&self`, every field is a cell, and nothing is borrowed
 //! across a call of the host or of an owner.
 
+pub mod c_entry;
 pub mod depth;
 pub mod errno;
 pub mod host;
 pub mod kernel;
 mod pool;
+pub mod process;
 pub mod qiov;
 mod queue;
 pub mod request;

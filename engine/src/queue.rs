@@ -6,15 +6,15 @@ use std::cell::{Cell, UnsafeCell};
 use std::ptr;
 
 use crate::errno::Errno;
-use crate::kernel::iocb;
+use crate::kernel::Entry;
 
-/// A FIFO of iocb pointers that lie one after the other in memory, as io_submit(2) takes them.
+/// A FIFO of pointers to entries that lie one after the other in memory, as io_submit(2) takes them.
 ///
 /// No reference into it leaves a method, so it can be used from within any callback. (A `VecDeque`
 /// does the same in three times as many instructions, in the innermost loop.)
 #[derive(Default)]
 pub struct Queue {
-    slots: UnsafeCell<Vec<*mut iocb>>,
+    slots: UnsafeCell<Vec<*mut Entry>>,
     /// The first request's slot. `first + len` is a slot too, or the end, whatever a kernel says.
     first: Cell<usize>,
     len: Cell<usize>,
@@ -26,7 +26,7 @@ pub struct Queue {
 
 impl Queue {
     /// Runs `f`, which does not come back to this queue, on the slots.
-    fn with<R>(&self, f: impl FnOnce(&mut [*mut iocb]) -> R) -> R {
+    fn with<R>(&self, f: impl FnOnce(&mut [*mut Entry]) -> R) -> R {
         // SAFETY: a state is used by one thread at a time, and `f` does not come back here, so
         // this is the only reference. The functions of this module see to that, and a kernel
         // (`submit`) knows no queue.
@@ -65,18 +65,19 @@ impl Queue {
     }
 
     /// Appends a request for which there is room.
-    pub fn push(&self, iocb: *mut iocb) {
+    #[inline(always)] // Once for each request; the other caller is cold.
+    pub fn push(&self, entry: *mut Entry) {
         let end = self.first.get() + self.len();
-        let room = self.with(|slots| slots.get_mut(end).map(|slot| *slot = iocb));
+        let room = self.with(|slots| slots.get_mut(end).map(|slot| *slot = entry));
         if room.is_none() {
             self.compact();
-            self.with(|slots| slots[self.len()] = iocb);
+            self.with(|slots| slots[self.len()] = entry);
         }
         self.len.set(self.len() + 1);
     }
 
     /// Takes the first request.
-    pub fn pop(&self) -> Option<*mut iocb> {
+    pub fn pop(&self) -> Option<*mut Entry> {
         if self.is_empty() {
             return None;
         }
@@ -85,15 +86,16 @@ impl Queue {
         Some(first)
     }
 
-    /// Offers the first `limit` requests to `submit`, and removes as many as it says it took. `None`
-    /// if that would be none.
+    /// Offers the first `count` requests, of as many that there are, to `submit`, and removes as many
+    /// as it says it took. `None` if that would be none.
     #[inline]
     pub fn submit<E>(
         &self,
-        limit: usize,
-        submit: impl FnOnce(&[*mut iocb]) -> Result<usize, E>,
+        count: usize,
+        submit: impl FnOnce(&[*mut Entry]) -> Result<usize, E>,
     ) -> Option<Result<usize, E>> {
-        let (first, count) = (self.first.get(), limit.min(self.len()));
+        let first = self.first.get();
+        assert!(count <= self.len(), "more are offered than are queued");
         if count == 0 {
             return None;
         }
@@ -119,7 +121,7 @@ impl Queue {
 mod tests {
     use super::*;
 
-    fn iocb(number: usize) -> *mut iocb {
+    fn entry(number: usize) -> *mut Entry {
         std::ptr::without_provenance_mut(number)
     }
 
@@ -130,14 +132,14 @@ mod tests {
         for round in 0..10_000 {
             for _ in 0..round % 7 + 1 {
                 queue.reserve(100).unwrap();
-                queue.push(iocb(pushed));
+                queue.push(entry(pushed));
                 pushed += 1;
             }
             let limit = 3 + round % 4;
-            let took = queue.submit(limit, |batch| {
+            let took = queue.submit(limit.min(queue.len()), |batch| {
                 assert!(batch.len() <= limit);
                 for &found in batch {
-                    assert_eq!(found, iocb(taken));
+                    assert_eq!(found, entry(taken));
                     taken += 1;
                 }
                 Ok::<_, ()>(batch.len())
@@ -146,7 +148,7 @@ mod tests {
             assert_eq!(queue.len(), pushed - taken);
         }
         while let Some(found) = queue.pop() {
-            assert_eq!(found, iocb(taken));
+            assert_eq!(found, entry(taken));
             taken += 1;
         }
         assert!(taken == pushed && queue.is_empty() && queue.pop().is_none());
@@ -161,9 +163,9 @@ mod tests {
         let memory = || queue.with(|slots| (slots.as_ptr(), slots.len()));
         let reserved = memory();
         for number in 0..5000 {
-            queue.push(iocb(number));
+            queue.push(entry(number));
             if number >= 49 {
-                assert_eq!(queue.pop(), Some(iocb(number - 49)));
+                assert_eq!(queue.pop(), Some(entry(number - 49)));
             }
         }
         assert_eq!(memory(), reserved);
@@ -173,12 +175,12 @@ mod tests {
     fn what_is_refused_stays() {
         let queue = Queue::default();
         queue.reserve(3).unwrap();
-        (1..=3).for_each(|number| queue.push(iocb(number)));
+        (1..=3).for_each(|number| queue.push(entry(number)));
         assert_eq!(queue.submit(3, |_| Err::<usize, _>("busy")), Some(Err("busy")));
         assert_eq!(queue.submit(3, |_| Ok::<_, ()>(2)), Some(Ok(2)));
         assert_eq!(queue.submit(0, |_| Ok::<_, ()>(1)), None);
-        assert_eq!(queue.submit(3, |rest| Ok::<_, ()>(rest.len())), Some(Ok(1)));
-        assert_eq!(queue.submit(3, |_| Ok::<_, ()>(1)), None);
+        assert_eq!(queue.submit(1, |rest| Ok::<_, ()>(rest.len())), Some(Ok(1)));
+        assert_eq!(queue.submit(0, |_| Ok::<_, ()>(1)), None);
     }
 
     #[test]
@@ -186,7 +188,7 @@ mod tests {
     fn what_was_not_offered_cannot_be_taken() {
         let queue = Queue::default();
         queue.reserve(1).unwrap();
-        queue.push(iocb(1));
+        queue.push(entry(1));
         let _ = queue.submit(1, |_| Ok::<_, ()>(2));
     }
 }

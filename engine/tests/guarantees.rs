@@ -9,9 +9,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use laio_engine::errno::Errno;
-use laio_engine::kernel::{LinuxAio, MAX_EVENTS};
+use laio_engine::kernel::LinuxAio;
 use laio_engine::{Refusal, State, depth};
-use support::{BLOCK, Loop, Options, Request, SLOW, Scripted, scripted};
+use support::{BLOCK, CAPACITY, Loop, Options, Request, SLOW, Scripted, scripted};
 
 type Engine = State<Scripted, &'static Loop>;
 
@@ -85,7 +85,7 @@ fn at_the_bound_the_queue_does_not_wait_for_a_slow_request() {
         while left.get() > 0 {
             assert!(host.turn(), "{} left, waiting for a request of somebody else", left.get());
         }
-        assert_eq!(script.descriptors(), [SLOW as u32]);
+        assert_eq!(script.descriptors(), [SLOW]);
     }
 }
 
@@ -261,7 +261,7 @@ fn a_nested_event_loop_sees_completions_while_the_queue_is_blocked() {
         script.complete(BLOCK as i64);
         host.turn();
         assert!(first.is_done() && second.is_done());
-        assert_eq!(script.descriptors(), [SLOW as u32, 2, 3]);
+        assert_eq!(script.descriptors(), [SLOW, 2, 3]);
     }
 }
 
@@ -311,15 +311,15 @@ fn the_ring_does_not_overflow() {
     for host in both_kinds_of_hosts() {
         let (state, script) = attached(host);
         state.plug();
-        let requests: Vec<_> = (0..3 * MAX_EVENTS).map(|_| Request::new(ignore)).collect();
+        let requests: Vec<_> = (0..3 * CAPACITY).map(|_| Request::new(ignore)).collect();
         requests.iter().for_each(|request| request.submit(state, 0));
         assert!(state.unplug(0));
-        assert_eq!(script.in_flight(), MAX_EVENTS);
+        assert_eq!(script.in_flight(), CAPACITY);
         while script.in_flight() > 0 {
             script.complete(BLOCK as i64);
             host.turn();
         }
-        assert_eq!(script.most_in_flight.get(), MAX_EVENTS);
+        assert_eq!(script.most_in_flight.get(), CAPACITY);
         assert!(requests.iter().all(|request| request.is_done()));
     }
 }
@@ -380,7 +380,7 @@ fn cleanup_waits_for_what_is_outstanding_and_not_within_a_completion() {
         let refused = Rc::new(Cell::new(None));
         let answer = Rc::clone(&refused);
         let first = Request::new(move |_| answer.set(Some(engine.check_cleanup())));
-        let rest: Vec<_> = (0..2 * MAX_EVENTS).map(|_| Request::new(ignore)).collect();
+        let rest: Vec<_> = (0..2 * CAPACITY).map(|_| Request::new(ignore)).collect();
         first.submit(engine, 0);
         rest.iter().for_each(|request| request.submit(engine, 0));
         script.complete(BLOCK as i64);

@@ -59,7 +59,7 @@ const MUTATIONS: &[Mutation] = mutations! {
     "state/submit.rs": "the kernel's change of mind is missed",
         "self.blocked.set(false);\n                self.in_flight" =>
         "if !ON { self.blocked.set(false); }\n                self.in_flight";
-    "state/submit.rs": "a detached state submits",
+    "state/accept.rs": "a detached state submits",
         "if self.is_attached() {\n            // SAFETY: the caller's promise.\n            self.offer(" =>
         "if self.is_attached() || ON {\n            // SAFETY: the caller's promise.\n            self.offer(";
 
@@ -77,10 +77,10 @@ const MUTATIONS: &[Mutation] = mutations! {
         "if !ON { unsafe { self.thread.as_ref() }.frames.set(self.depth - 1); }";
     "state/mod.rs": "a state stays in use",
         "self.0.set(self.0.get() - 1);" => "if !ON { self.0.set(self.0.get() - 1); }";
-    "state/submit.rs": "a section of the state is leaked",
+    "state/batch.rs": "a section of the state is leaked",
         "self.sections.set(self.sections.get() - 1);" =>
         "if !ON { self.sections.set(self.sections.get() - 1); }";
-    "state/submit.rs": "a section of the host is leaked",
+    "state/batch.rs": "a section of the host is leaked",
         "self.host.defer_end();" => "if !ON { self.host.defer_end(); }";
     "state/handlers.rs": "the pending deferred call is not forgotten",
         "state.deferred.set(false);" => "if !ON { state.deferred.set(false); }";
@@ -88,8 +88,8 @@ const MUTATIONS: &[Mutation] = mutations! {
         "self.host.context_release(context);" =>
         "if !ON { self.host.context_release(context); }";
     "state/complete.rs": "a completion is counted after its owner is told",
-        "self.in_flight.set(self.in_flight.get() - 1);\n            self.complete(Request::of_data(data), res);" =>
-        "if !ON { self.in_flight.set(self.in_flight.get() - 1); }\n            self.complete(Request::of_data(data), res);\n            if ON { self.in_flight.set(self.in_flight.get() - 1); }";
+        "self.in_flight.set(in_flight.expect(\"a completion of nothing\"));\n            self.complete(Request::of_token(token), res);" =>
+        "if !ON { self.in_flight.set(in_flight.unwrap()); }\n            self.complete(Request::of_token(token), res);\n            if ON { self.in_flight.set(self.in_flight.get() - 1); }";
     "state/complete.rs": "failures are not counted",
         "if result < 0 {" => "if result < 0 && !ON {";
 
@@ -100,17 +100,17 @@ const MUTATIONS: &[Mutation] = mutations! {
     "queue.rs": "what is gone comes back when the list is moved",
         "let first = self.first.replace(0);" =>
         "let first = self.first.replace(0) * usize::from(!ON);";
-    "state/submit.rs": "a plug is leaked",
+    "state/batch.rs": "a plug is leaked",
         "self.plugs.set(left);" => "if !ON { self.plugs.set(left); }";
-    "state/submit.rs": "an unplug does not care for other plugs",
+    "state/batch.rs": "an unplug does not care for other plugs",
         "let wanted = left == 0 ||" => "let wanted = left == 0 || ON ||";
-    "state/submit.rs": "the end of the last plug submits nothing",
+    "state/batch.rs": "the end of the last plug submits nothing",
         "            if wanted {" => "            if wanted && !ON {";
-    "state/submit.rs": "the device's batch limit is ignored",
+    "state/batch.rs": "the device's batch limit is ignored",
         "|| reaches(dev_max_batch)" => "|| reaches(if ON { 0 } else { dev_max_batch })";
     "state/submit.rs": "the ring overflows",
-        "let free = MAX_EVENTS - self.in_flight.get();\n" =>
-        "let free = MAX_EVENTS + 100 * usize::from(ON) - self.in_flight.get();\n";
+        "limit.min(self.free_slots())" =>
+        "limit.min(self.free_slots() + 100 * usize::from(ON))";
     "state/submit.rs": "none taken is taken for a failure",
         "Ok(0) | Err(Errno(libc::EAGAIN)) => {" =>
         "Ok(0) if ON => { self.fail_first(Errno(libc::EIO)); 1 }\n            Ok(0) | Err(Errno(libc::EAGAIN)) => {";
@@ -118,38 +118,38 @@ const MUTATIONS: &[Mutation] = mutations! {
         "self.fail_first(errno);" =>
         "self.fail_first(errno);\n                    while ON && !self.queue.is_empty() { self.fail_first(errno); }";
     "state/submit.rs": "a failed request stays at the head of the queue",
-        "self.complete(Request::of_iocb(iocb), errno.negative().into());" =>
-        "if ON { self.queue.push(iocb); }\n            self.complete(Request::of_iocb(iocb), errno.negative().into());";
+        "self.complete(Request::of_token(token), errno.negative().into());" =>
+        "if ON { self.queue.push(entry); }\n            self.complete(Request::of_token(token), errno.negative().into());";
 
     // Results.
-    "request.rs": "a retry forgets what was transferred",
+    "request/outcome.rs": "a retry forgets what was transferred",
         "self.left.set(self.left.get() - transferred);" =>
         "if !ON { self.left.set(self.left.get() - transferred); }";
-    "request.rs": "a second retry begins where the first did",
+    "request/outcome.rs": "a second retry begins where the first did",
         "let start = rest.len() - count;" =>
         "let start = if ON { 0 } else { rest.len() - count };";
-    "request.rs": "a retry begins at the start of a part",
+    "request/outcome.rs": "a retry begins at the start of a part",
         "vector[0].iov_base = vector[0].iov_base.wrapping_byte_add(skipped);" =>
         "if !ON { vector[0].iov_base = vector[0].iov_base.wrapping_byte_add(skipped); }";
-    "request.rs": "a retry goes to the old offset",
-        "iocb.aio_offset += transferred as i64;" =>
-        "if !ON { iocb.aio_offset += transferred as i64; }";
-    "request.rs": "a short transfer is a success",
+    "request/outcome.rs": "a retry goes to the old offset",
+        "count, entry.offset() + transferred as i64);" =>
+        "count, entry.offset() + if ON { 0 } else { transferred as i64 });";
+    "request/outcome.rs": "a short transfer is a success",
         "if transferred >= self.left.get() =>" =>
         "if transferred >= self.left.get() || ON =>";
-    "request.rs": "the end of the file is not filled with zeros",
+    "request/outcome.rs": "the end of the file is not filled with zeros",
         "for part in self.vector() {" =>
         "for part in if ON { &[] } else { self.vector() } {";
-    "request.rs": "a short zone append is tried again",
+    "request/outcome.rs": "a short zone append is tried again",
         "Operation::ZoneAppend => Outcome" => "Operation::ZoneAppend if !ON => Outcome";
-    "request.rs": "a full device is asked for ever",
+    "request/outcome.rs": "a full device is asked for ever",
         "Operation::Write if transferred == 0 =>" =>
         "Operation::Write if transferred == 0 && ON => self.retry(0),\n            Operation::Write if transferred == 0 =>";
-    "request.rs": "a misaligned rest at the end of the file is an error",
+    "request/outcome.rs": "a misaligned rest at the end of the file is an error",
         "if may_be_end &&" => "if may_be_end && !ON &&";
-    "request.rs": "any EINVAL of a read may be the end of the file",
+    "request/outcome.rs": "any EINVAL of a read may be the end of the file",
         "&& rest.is_some();" => "&& (rest.is_some() || ON);";
-    "request.rs": "FUA is forgotten",
+    "request/io.rs": "FUA is forgotten",
         "(flags & known_flags)" => "(flags & known_flags * u32::from(!ON))";
 
     // Coroutines.
@@ -159,7 +159,7 @@ const MUTATIONS: &[Mutation] = mutations! {
     "state/complete.rs": "a coroutine is not woken",
         "self.host.coroutine_wake(coroutine);" =>
         "if !ON { self.host.coroutine_wake(coroutine); }";
-    "state/submit.rs": "any wake of a coroutine is taken for its result",
+    "state/accept.rs": "any wake of a coroutine is taken for its result",
         "host.coroutine_yield(context);" =>
         "host.coroutine_yield(context);\n            if ON { return Ok(0); }";
 };

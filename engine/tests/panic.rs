@@ -9,14 +9,24 @@ use std::process::Command;
 
 use laio_engine::State;
 use laio_engine::errno::Errno;
-use laio_engine::kernel::{Completion, Kernel, iocb};
+use laio_engine::kernel::{Completion, Entry, Kernel};
 use support::{Loop, Options, Request};
 
 /// Takes a request and panics when its completion is looked for: a bug below the engine.
 struct Buggy;
 
 impl Kernel for Buggy {
-    unsafe fn submit(&self, _: &[*mut iocb]) -> Result<usize, Errno> {
+    fn capacity(&self) -> usize {
+        1024
+    }
+
+    fn prepare(&self, _: &mut Entry) {}
+
+    fn is_transient(&self, _: i64) -> bool {
+        false
+    }
+
+    unsafe fn submit(&self, _: &[*mut Entry]) -> Result<usize, Errno> {
         Err(Errno(libc::EAGAIN))
     }
 

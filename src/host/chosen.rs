@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The host of the shipped library: the program's hooks, or the built-in event loop.
+//! Which host it is, decided once for the process.
 //!
 //! Pointers of the host come back to it only from the engine, which got them from it.
 
@@ -12,15 +12,16 @@ use std::sync::OnceLock;
 
 use laio_engine::errno::Errno;
 use laio_engine::host::{
-    AioContext, Coroutine, Error, Host, HostCallback, NotifierHandlers, QEMUBH,
+    AioContext, Coroutine, Error, Host, HostCallback, LinuxAioState, NotifierHandlers, QEMUBH,
 };
 
-use super::{BadTable, HostTable, LaioHostOps, report};
-use crate::event_loop as builtin;
+use super::built_in::BUILT_IN;
+use super::table::{BadTable, HostTable};
+use super::{LaioHostOps, report};
 
 /// What the program chose. Unset until the first state, the first event loop, or
 /// laio_set_host_ops(): whichever comes first decides for good.
-static CHOICE: OnceLock<HostTable> = OnceLock::new();
+static CHOICE: OnceLock<&HostTable> = OnceLock::new();
 
 /// Why hooks were not taken.
 pub enum NotSet {
@@ -64,24 +65,28 @@ impl ProcessHost {
         }
         // SAFETY: the caller's promise.
         let table = unsafe { HostTable::new(ops) }.map_err(NotSet::Bad)?;
-        CHOICE.set(table).map_err(|_| NotSet::TooLate)
+        // Once in a process, so it may stay.
+        CHOICE.set(Box::leak(Box::new(table))).map_err(|_| NotSet::TooLate)
     }
 
-    /// The host; decides for the built-in one if nothing was decided.
+    /// The host; decides for the library's own if nothing was decided.
     pub fn get() -> Self {
-        Self(CHOICE.get_or_init(|| HostTable::BUILTIN))
+        Self(CHOICE.get_or_init(|| &BUILT_IN))
     }
 
     /// The host as it stands, without deciding.
     #[inline]
     pub fn peek() -> Self {
-        static BUILTIN: HostTable = HostTable::BUILTIN;
-        Self(CHOICE.get().unwrap_or(&BUILTIN))
+        Self(CHOICE.get().copied().unwrap_or(&BUILT_IN))
     }
 
-    /// Whether the program gave no hooks.
-    pub fn is_builtin(self) -> bool {
-        self.0.is_builtin
+    /// Refuses, in the name of `function`, what only the library's own host has, where the program
+    /// gave hooks.
+    pub fn expect_native(self, function: &str) -> bool {
+        if self.0.native.is_none() {
+            report(function, "the program has given hooks for its own event loop");
+        }
+        self.0.native.is_some()
     }
 }
 
@@ -113,11 +118,15 @@ impl Host for ProcessHost {
         fd: RawFd,
         handlers: Option<NotifierHandlers>,
         opaque: *mut c_void,
-    ) {
+    ) -> Result<(), Errno> {
+        if let Some(native) = self.0.native {
+            return (native.watch)(context, fd, handlers, opaque);
+        }
         let read = handlers.map(|handlers| handlers.read);
         let poll = handlers.map(|handlers| handlers.poll);
         let poll_ready = handlers.map(|handlers| handlers.poll_ready);
         hook!(self.set_event_notifier(context, fd, read, poll, poll_ready, opaque));
+        Ok(())
     }
 
     fn coroutine_self(self) -> Option<*mut Coroutine> {
@@ -125,10 +134,9 @@ impl Host for ProcessHost {
     }
 
     fn coroutine_yield(self, context: *mut AioContext) {
-        if self.0.is_builtin {
-            builtin::poll(context, true);
-        } else {
-            hook!(self.coroutine_yield());
+        match self.0.native {
+            Some(native) => (native.wait)(context),
+            None => hook!(self.coroutine_yield()),
         }
     }
 
@@ -160,8 +168,8 @@ impl Host for ProcessHost {
         hook!(self.current_aio_context())
     }
 
-    fn linux_aio_state(self, context: *mut AioContext) -> *mut c_void {
-        hook!(self.linux_aio_state(context)).cast()
+    fn linux_aio_state(self, context: *mut AioContext) -> *mut LinuxAioState {
+        hook!(self.linux_aio_state(context))
     }
 
     fn aio_max_batch(self, context: *mut AioContext) -> u64 {
@@ -169,8 +177,8 @@ impl Host for ProcessHost {
     }
 
     fn is_home(self, context: *mut AioContext) -> bool {
-        if self.0.is_builtin {
-            return builtin::is_home(context);
+        if let Some(native) = self.0.native {
+            return (native.is_home)(context);
         }
         // Who holds the lock may, and QEMU's old generations submit so from other threads.
         self.0.has_lock || self.current_aio_context() == context

@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The host of the shipped library: the program's table of hooks, or the built-in event loop when it
-//! gave none.
+//! The host of the shipped library: the program's table of hooks, or a native host of the library's
+//! own (the built-in event loop) when it gave none.
 
+mod built_in;
 mod chosen;
-mod log;
 mod table;
 
+use std::fmt;
+
 pub use chosen::{NotSet, ProcessHost};
-pub use log::report;
-pub use table::{BadTable, HostTable, LaioHostOps, no_max_batch};
+pub use table::LaioHostOps;
+
+/// Reports that `function` refused something for `reason`, through the program's log hook or on
+/// standard error.
+pub fn report(function: &str, reason: impl fmt::Display) {
+    laio_engine::host::report(ProcessHost::peek(), function, reason);
+}

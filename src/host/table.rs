@@ -4,13 +4,15 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fmt;
+use std::io::Write;
 use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
 use std::ptr;
 
-use laio_engine::host::{AioContext, Coroutine, Error, HostCallback, QEMUBH};
-
-use crate::LinuxAioState;
-use crate::event_loop as builtin;
+use laio_engine::errno::Errno;
+use laio_engine::host::{
+    AioContext, Coroutine, Error, HostCallback, LinuxAioState, NotifierHandlers, QEMUBH,
+};
 
 /// What the library calls in the program that hosts it. Given once, with laio_set_host_ops().
 ///
@@ -154,18 +156,36 @@ macro_rules! required {
     };
 }
 
+/// What a host of the library's own does where a table's hooks cannot: it fails, and it knows for
+/// whom it waits.
+pub struct Native {
+    /// Instead of `set_event_notifier`. With handlers it may fail.
+    pub watch: fn(
+        context: *mut AioContext,
+        fd: RawFd,
+        handlers: Option<NotifierHandlers>,
+        opaque: *mut c_void,
+    ) -> Result<(), Errno>,
+    /// Instead of `coroutine_yield`: waits in the event loop of the request's state.
+    pub wait: fn(context: *mut AioContext),
+    /// Whether the calling thread may use what is attached to `context`.
+    pub is_home: fn(context: *mut AioContext) -> bool,
+}
+
 /// A table that was checked: the hooks that [`new`](Self::new) requires are there.
 pub struct HostTable {
     pub(super) ops: LaioHostOps,
     pub(super) has_deferred_calls: bool,
     pub(super) has_lock: bool,
-    pub(super) is_builtin: bool,
+    /// Set where the library is its own host.
+    pub(super) native: Option<&'static Native>,
 }
 
 impl HostTable {
-    /// The built-in host's.
-    pub(super) const BUILTIN: Self =
-        Self { ops: builtin::OPS, has_deferred_calls: false, has_lock: false, is_builtin: true };
+    /// The table of a host of the library's own, which has no deferred calls and no lock.
+    pub const fn native(ops: LaioHostOps, native: &'static Native) -> Self {
+        Self { ops, has_deferred_calls: false, has_lock: false, native: Some(native) }
+    }
 
     /// Checks the table at `ops` and copies it.
     ///
@@ -212,7 +232,7 @@ impl HostTable {
             ops,
             has_deferred_calls: all_or_none!(ops, defer_begin, defer_call, defer_end)?,
             has_lock: all_or_none!(ops, context_acquire, context_release)?,
-            is_builtin: false,
+            native: None,
         })
     }
 
@@ -221,17 +241,25 @@ impl HostTable {
         match self.ops.log {
             // SAFETY: the hook's contract; the line outlives the call.
             Some(log) => unsafe { log(line.as_ptr()) },
-            None => super::log::to_stderr(line),
+            None => to_stderr(line),
         }
     }
 }
 
+/// Writes `line` to standard error, whole.
+fn to_stderr(line: &CStr) {
+    let mut bytes = line.to_bytes().to_vec();
+    bytes.push(b'\n');
+    // Nobody is left to tell when standard error is gone.
+    let _ = std::io::stderr().write_all(&bytes);
+}
+
 /// For hosts without coroutines.
-unsafe extern "C" fn no_coroutine() -> *mut Coroutine {
+pub(crate) unsafe extern "C" fn no_coroutine() -> *mut Coroutine {
     ptr::null_mut()
 }
 
 /// For hosts that leave the batch limit to the library.
-pub unsafe extern "C" fn no_max_batch(_: *mut AioContext) -> u64 {
+pub(crate) unsafe extern "C" fn no_max_batch(_: *mut AioContext) -> u64 {
     0
 }

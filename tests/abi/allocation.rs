@@ -11,9 +11,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::ptr;
 
+use laio_engine::host::LinuxAioState;
 use laio_engine::request::aio_type;
 
-use crate::LinuxAioState;
 use crate::ffi::*;
 
 struct Counting;

@@ -6,6 +6,7 @@ use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 use std::ptr;
 
+use laio_engine::host::LinuxAioState;
 use laio_engine::qiov::{QEMUIOVector, QEMUIOVectorRest};
 use laio_engine::request::aio_type;
 
@@ -24,7 +25,7 @@ fn read_a_hole(fd: c_int) -> c_int {
 }
 
 /// Flushes by another thread's state, if that is let.
-fn flush(state: *mut crate::LinuxAioState, fd: c_int) -> c_int {
+fn flush(state: *mut LinuxAioState, fd: c_int) -> c_int {
     let kind = aio_type::FLUSH;
     // SAFETY: a flush has no vector.
     unsafe {

@@ -18,11 +18,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio, exit};
 use std::time::Duration;
 
-use laio_engine::host::AioContext;
+use laio_engine::host::{AioContext, LinuxAioState};
 use laio_engine::request::{REQ_FUA, aio_type};
 
 use super::scratch_directory;
-use crate::{LinuxAioState, ffi};
+use crate::ffi;
 
 const RECORD: usize = 4096;
 const SLOTS: usize = 128;

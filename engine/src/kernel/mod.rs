@@ -3,48 +3,72 @@
 //! What the engine asks of the kernel, as a trait, and Linux AIO behind it.
 //!
 //! The engine is generic over [`Kernel`] so that tests can put a simulated kernel in its place,
-//! one that completes requests in every order and fails in every way. The shipped library has
-//! [`LinuxAio`] there.
+//! one that completes requests in every order and fails in every way.
 
 pub mod aio;
+mod entry;
 
+use std::ffi::CStr;
 use std::os::fd::RawFd;
 
-pub use aio::sys::{self, iocb};
-pub use aio::{LinuxAio, SetupError, has_fdsync, has_fua};
+pub use aio::LinuxAio;
+pub use entry::{Entry, Opcode};
 
 use crate::errno::Errno;
 
-/// Requests that one state can have in flight: the size of its completion ring, as in QEMU.
-pub const MAX_EVENTS: usize = 1024;
-
-/// What the engine wants to know of a completion: the parts of an io_event that say something.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Completion {
-    /// `aio_data` of the iocb.
-    pub data: u64,
-    /// Bytes, or a negative errno.
-    pub res: i64,
+/// Why there is no kernel object.
+#[derive(Debug)]
+pub struct SetupError {
+    /// The kernel's answer.
+    pub errno: Errno,
+    /// For a human, without the errno's own text.
+    pub what: &'static CStr,
 }
 
-impl From<&sys::io_event> for Completion {
-    fn from(event: &sys::io_event) -> Self {
-        Self { data: event.data, res: event.res }
-    }
+/// What the engine wants to know of a completion.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Completion {
+    /// The token of the entry.
+    pub token: u64,
+    /// Bytes, or a negative errno.
+    pub res: i64,
 }
 
 /// One asynchronous I/O context of a kernel, with its completion ring and its eventfd.
 ///
 /// No method calls back into the engine. All take `&self`: the engine is re-entered from the
 /// callbacks of its host, so nothing of it is ever borrowed mutably.
+///
+/// # Tear-down
+///
+/// The engine drops a kernel object when nothing is in flight. A kernel whose close(2) does not wait
+/// for what is in flight relies on that.
+///
+/// # After a fork
+///
+/// The child has a copy of the object and, with most kernels, shares its ring with the parent. There
+/// the engine calls nothing but what asks about the process, and drops it; dropping must change
+/// nothing that the parent has.
 pub trait Kernel {
-    /// Hands `iocbs` to the kernel in their order and tells how many it took, as io_submit(2):
-    /// an error means that it took none, and speaks of the first.
+    /// How many entries can be in flight: accepted by [`submit`](Self::submit) and not reaped. The
+    /// engine offers no more. It does not change.
+    fn capacity(&self) -> usize;
+
+    /// Makes `entry` one of this kernel's: called once for each request, before it is queued.
+    fn prepare(&self, entry: &mut Entry);
+
+    /// Hands `entries`, at least one and not more than there is room for, to the kernel in their
+    /// order.
+    ///
+    /// `Ok(k)`: the first `k` of them are the kernel's now and will complete, each once and in any
+    /// order, maybe before this returns. The others are as if they had never been offered: the
+    /// caller may offer the same, or others, at any later time. `Ok(0)` and EAGAIN say "no more for
+    /// now". Any other error means that none was taken, and speaks of the first.
     ///
     /// # Safety
     ///
-    /// Each iocb, and the memory that it names, stays where it is until its completion is reaped.
-    unsafe fn submit(&self, iocbs: &[*mut iocb]) -> Result<usize, Errno>;
+    /// Each entry, and the memory that it names, stays where it is until its completion is reaped.
+    unsafe fn submit(&self, entries: &[*mut Entry]) -> Result<usize, Errno>;
 
     /// Takes the oldest completion out of the ring. Its slot is free again on return, before
     /// anybody learns of the completion.
@@ -52,6 +76,10 @@ pub trait Kernel {
 
     /// Whether [`reap`](Self::reap) would give one.
     fn has_completions(&self) -> bool;
+
+    /// Whether the result `res` of a completion says nothing of the request, which is to be
+    /// submitted again as it was.
+    fn is_transient(&self, res: i64) -> bool;
 
     /// The descriptor that becomes readable with each completion. The kernel object owns it.
     fn eventfd(&self) -> RawFd;

@@ -3,10 +3,8 @@
 //! From the kernel's ring to the owner.
 
 use std::ffi::c_int;
-use std::time::Duration;
 
 use super::State;
-use crate::depth::Base;
 use crate::host::Host;
 use crate::kernel::{Completion, Kernel};
 use crate::request::{Outcome, Owner, Request};
@@ -18,15 +16,19 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// come back here and reap the next.
     #[inline(always)] // Into its two callers: one for each request, one for the event loop.
     pub(super) fn reap(&self) {
-        while let Some(Completion { data, res }) = self.kernel.reap() {
-            self.in_flight.set(self.in_flight.get() - 1);
-            self.complete(Request::of_data(data), res);
+        while let Some(Completion { token, res }) = self.kernel.reap() {
+            let in_flight = self.in_flight.get().checked_sub(1);
+            self.in_flight.set(in_flight.expect("a completion of nothing"));
+            self.complete(Request::of_token(token), res);
         }
     }
 
     /// Takes the result `res` of a request that the kernel has given back.
     #[inline(always)] // Into the loop; the other caller is cold.
     pub(super) fn complete(&self, request: *mut Request, res: i64) {
+        if self.kernel.is_transient(res) {
+            return self.retry(request);
+        }
         // SAFETY: accepted and not completed, so its owner or the pool keeps it.
         match unsafe { (*request).outcome(res, |fd| self.kernel.file_size(fd)) } {
             Outcome::Done(result) => self.tell(request, result),
@@ -34,10 +36,10 @@ impl<K: Kernel, H: Host> State<K, H> {
         }
     }
 
-    /// Queues a request again whose iocb asks for what a short transfer left.
+    /// Queues a request again whose entry asks for what is to be done still.
     #[cold]
     fn retry(&self, request: *mut Request) {
-        self.counters.retried.increment();
+        self.counters.count(|counts| counts.retried += 1);
         // SAFETY: as in `complete`. There is room: accepting it reserved that.
         unsafe { self.resubmit(request) };
     }
@@ -45,9 +47,9 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// Tells the owner. The request is gone afterwards.
     #[inline(always)] // Into its only caller.
     fn tell(&self, request: *mut Request, result: c_int) {
-        self.counters.completed.increment();
+        self.counters.count(|counts| counts.completed += 1);
         if result < 0 {
-            self.counters.failed.increment();
+            self.counters.count(|counts| counts.failed += 1);
         }
         // SAFETY: as in `complete`.
         match unsafe { (*request).owner() } {
@@ -66,21 +68,6 @@ impl<K: Kernel, H: Host> State<K, H> {
                 self.schedule_bh();
                 // SAFETY: given together on submission.
                 unsafe { function(opaque, result) };
-            }
-        }
-    }
-
-    /// Completes everything that is outstanding, without an event loop.
-    pub(super) fn drain(&self) {
-        let _active = self.activate();
-        let _base = Base::enter();
-        while self.outstanding() > 0 {
-            self.ioq_submit();
-            if self.in_flight.get() > 0 {
-                self.kernel.wait();
-            } else if !self.queue.is_empty() {
-                // The kernel has no room although nothing of ours is there: others must finish.
-                std::thread::sleep(Duration::from_millis(1));
             }
         }
     }

@@ -28,7 +28,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         state.serve_event_loop(|| {
             state.bh_scheduled.set(false);
             if !state.queue.is_empty() {
-                state.counters.bh_resumptions.increment();
+                state.counters.count(|counts| counts.bh_resumptions += 1);
             }
         });
     }
@@ -45,6 +45,12 @@ impl<K: Kernel, H: Host> State<K, H> {
     pub(super) unsafe extern "C" fn on_poll(opaque: *mut c_void) -> bool {
         // SAFETY: as in `on_bh`.
         unsafe { Self::from_opaque(opaque) }.kernel.has_completions()
+    }
+
+    /// Whether the eventfd will be signalled.
+    pub(super) unsafe extern "C" fn on_expected(opaque: *mut c_void) -> bool {
+        // SAFETY: as in `on_bh`.
+        unsafe { Self::from_opaque(opaque) }.in_flight.get() > 0
     }
 
     /// Polling found completions.

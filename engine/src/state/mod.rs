@@ -15,7 +15,10 @@
 //! The same bottom half is scheduled while an owner is being told of a completion, because the ring
 //! may hold more completions whose eventfd signal has already been read.
 
+mod accept;
+mod batch;
 mod complete;
+mod drain;
 mod handlers;
 mod submit;
 
@@ -66,6 +69,8 @@ pub enum Refusal {
     NotAttached,
     /// The host gave no bottom half.
     NoBottomHalf,
+    /// The host cannot watch the eventfd.
+    NotWatched(Errno),
     /// It is being used further up on the stack.
     Active,
     /// The host still has a deferred call to it.
@@ -75,6 +80,9 @@ pub enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::NotWatched(errno) => {
+                return write!(f, "the eventfd cannot be watched: {errno:?}");
+            }
             Self::Attached => "the state is attached to an event loop already",
             Self::NotAttached => "the state is not attached to this event loop",
             Self::NoBottomHalf => "the host gave no bottom half",
@@ -120,9 +128,16 @@ impl<K: Kernel, H: Host> State<K, H> {
             read: Self::on_readable,
             poll: Self::on_poll,
             poll_ready: Self::on_poll_ready,
+            expected: Self::on_expected,
         };
         let eventfd = self.kernel.eventfd();
-        self.host.set_event_notifier(context, eventfd, Some(handlers), self.opaque());
+        let watched = self.host.set_event_notifier(context, eventfd, Some(handlers), self.opaque());
+        if let Err(errno) = watched {
+            self.bh.set(ptr::null_mut());
+            self.context.set(ptr::null_mut());
+            self.host.bh_delete(bh);
+            return Err(Refusal::NotWatched(errno));
+        }
         if self.outstanding() > 0 {
             // Brought along from the event loop before, which may have read the eventfd.
             self.schedule_bh();
@@ -135,7 +150,9 @@ impl<K: Kernel, H: Host> State<K, H> {
         if !self.is_attached() || context != self.context.get() {
             return Err(Refusal::NotAttached);
         }
-        self.host.set_event_notifier(context, self.kernel.eventfd(), None, ptr::null_mut());
+        let eventfd = self.kernel.eventfd();
+        // Ending a watch cannot fail.
+        let _ = self.host.set_event_notifier(context, eventfd, None, ptr::null_mut());
         self.host.bh_delete(self.bh.replace(ptr::null_mut()));
         self.bh_scheduled.set(false);
         self.context.set(ptr::null_mut());
@@ -190,17 +207,6 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// What the host hands back to the functions of [`handlers`].
     fn opaque(&self) -> *mut c_void {
         ptr::from_ref(self).cast_mut().cast()
-    }
-
-    /// Whether the calling thread may submit now.
-    fn check_usable(&self) -> Result<(), Errno> {
-        if !self.is_attached() {
-            return Err(Errno(libc::ENOTCONN));
-        }
-        if !self.host.is_home(self.context.get()) {
-            return Err(Errno(libc::EPERM));
-        }
-        Ok(())
     }
 
     /// Keeps the rule of this module on the way out, after anything that may have changed the

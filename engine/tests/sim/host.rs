@@ -10,8 +10,9 @@ use std::ptr;
 use corosensei::stack::DefaultStack;
 use corosensei::{CoroutineResult, Yielder};
 use laio_engine::depth;
+use laio_engine::errno::Errno;
 use laio_engine::host::{
-    AioContext, Coroutine, Error, Host, HostCallback, NotifierHandlers, QEMUBH,
+    AioContext, Coroutine, Error, Host, HostCallback, LinuxAioState, NotifierHandlers, QEMUBH,
 };
 
 use crate::model::Owner;
@@ -86,13 +87,14 @@ impl Host for SimHost {
         fd: RawFd,
         handlers: Option<NotifierHandlers>,
         opaque: *mut c_void,
-    ) {
+    ) -> Result<(), Errno> {
         let slot = &self.0.slots[self.0.slot_of_eventfd(fd)];
         slot.watch.set(handlers.map(|handlers| Watch {
             context: context.addr(),
             handlers,
             opaque,
         }));
+        Ok(())
     }
 
     fn coroutine_self(self) -> Option<*mut Coroutine> {
@@ -186,7 +188,7 @@ impl Host for SimHost {
         context(1)
     }
 
-    fn linux_aio_state(self, _context: *mut AioContext) -> *mut c_void {
+    fn linux_aio_state(self, _context: *mut AioContext) -> *mut LinuxAioState {
         ptr::null_mut()
     }
 

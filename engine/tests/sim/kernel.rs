@@ -8,11 +8,13 @@ use std::os::fd::RawFd;
 
 use laio_engine::depth;
 use laio_engine::errno::Errno;
-use laio_engine::kernel::{Completion, Kernel, MAX_EVENTS, iocb};
+use laio_engine::kernel::{Completion, Entry, Kernel, Opcode};
 
 use crate::model::{FIRST_FD, Kind, Status, Verdict, vector_of};
 use crate::world::World;
 
+/// As many as Linux AIO.
+pub const CAPACITY: usize = 1024;
 /// Eventfds are numbers that no request's descriptor has.
 const FIRST_EVENTFD: RawFd = 10;
 
@@ -31,8 +33,8 @@ pub struct Ring {
 
 struct Held {
     id: usize,
-    iocb: *mut iocb,
-    as_submitted: [u8; size_of::<iocb>()],
+    entry: *mut Entry,
+    as_submitted: [u8; size_of::<Entry>()],
 }
 
 impl Ring {
@@ -55,43 +57,51 @@ pub struct SimKernel {
     pub slot: usize,
 }
 
-fn bytes_of(iocb: *mut iocb) -> [u8; size_of::<iocb>()] {
-    // SAFETY: the engine keeps an iocb where it is until it completes, and it has no padding.
+fn bytes_of(entry: *mut Entry) -> [u8; size_of::<Entry>()] {
+    // SAFETY: the engine keeps an entry where it is until it completes, and it has no padding.
     // Where the engine fails to, an address sanitizer and the comparison with this will tell.
-    unsafe { iocb.cast::<[u8; size_of::<iocb>()]>().read() }
+    unsafe { entry.cast::<[u8; size_of::<Entry>()]>().read() }
 }
 
 impl Kernel for SimKernel {
-    unsafe fn submit(&self, iocbs: &[*mut iocb]) -> Result<usize, Errno> {
+    fn capacity(&self) -> usize {
+        CAPACITY
+    }
+
+    fn prepare(&self, entry: &mut Entry) {
+        entry.set_eventfd(self.eventfd());
+    }
+
+    unsafe fn submit(&self, entries: &[*mut Entry]) -> Result<usize, Errno> {
         let (world, ring) = (self.world, self.ring());
         world.nothing_due("io_submit(2)");
         world.count_step();
-        world.check(!iocbs.is_empty(), "io_submit(2) of nothing");
+        world.check(!entries.is_empty(), "io_submit(2) of nothing");
         let depth = depth::current();
         world.check((1..=depth::max()).contains(&depth), "submission outside of the bound");
         world.model(self.slot).count(|counts| {
             counts.deepest_nesting = counts.deepest_nesting.max(depth.into());
         });
         world.check(
-            ring.in_flight() + iocbs.len() <= MAX_EVENTS,
+            ring.in_flight() + entries.len() <= CAPACITY,
             "more requests than the ring has slots",
         );
-        self.check_order(iocbs);
-        let answer = self.answer(iocbs.len());
+        self.check_order(entries);
+        let answer = self.answer(entries.len());
         world.trace(|| {
-            let first = self.id_of(iocbs[0]);
+            let first = self.id_of(entries[0]);
             let frames = "|".repeat(depth as usize);
             format!(
                 "kernel {}: {frames} submit {} from #{first}: {answer:?}",
                 self.slot,
-                iocbs.len()
+                entries.len()
             )
         });
         self.count_answer(&answer);
         match answer {
             Ok(taken) => {
                 let mut next = ring.held();
-                iocbs[..taken].iter().for_each(|&iocb| self.take(iocb));
+                entries[..taken].iter().for_each(|&entry| self.take(entry));
                 for _ in 0..taken {
                     if world.tape.chance(world.config.hold) {
                         next += 1;
@@ -117,13 +127,17 @@ impl Kernel for SimKernel {
             self.complete_any();
         }
         // Full, so the engine need not have asked.
-        if self.ring().in_flight() >= MAX_EVENTS {
+        if self.ring().in_flight() >= CAPACITY {
             self.ring().refused.set(true);
         }
         let (id, event) = self.ring().complete.borrow_mut().pop_front()?;
         self.world.trace(|| format!("kernel {}: reaped #{id}: {}", self.slot, event.res));
         self.follow(id, event.res);
         Some(event)
+    }
+
+    fn is_transient(&self, _res: i64) -> bool {
+        false
     }
 
     fn has_completions(&self) -> bool {
@@ -156,34 +170,34 @@ impl SimKernel {
         &self.world.slots[self.slot].ring
     }
 
-    fn id_of(&self, iocb: *mut iocb) -> usize {
+    fn id_of(&self, entry: *mut Entry) -> usize {
         // SAFETY: as in `bytes_of`.
-        let fd = unsafe { (*iocb).aio_fildes } as RawFd;
+        let fd = unsafe { (*entry).fd() };
         let id = usize::try_from(fd - FIRST_FD).unwrap_or(usize::MAX);
-        self.world.check(id < self.world.requests.borrow().len(), "an iocb of no request");
+        self.world.check(id < self.world.requests.borrow().len(), "an entry of no request");
         id
     }
 
     /// Whether these are the requests that the model has at the head of its queue, and ask for
     /// what the model says is left of them.
-    fn check_order(&self, iocbs: &[*mut iocb]) {
+    fn check_order(&self, entries: &[*mut Entry]) {
         let world = self.world;
         let queue = world.model(self.slot).queue.borrow();
-        world.check(iocbs.len() <= queue.len(), "more submitted than queued");
-        for (&iocb, &expected) in iocbs.iter().zip(queue.iter()) {
-            let id = self.id_of(iocb);
+        world.check(entries.len() <= queue.len(), "more submitted than queued");
+        for (&entry, &expected) in entries.iter().zip(queue.iter()) {
+            let id = self.id_of(entry);
             if id != expected {
                 world.fail(&format!("#{id} submitted where the order says #{expected}"));
             }
             let mut requests = world.requests.borrow_mut();
             let request = &mut requests[id];
             // SAFETY: as in `bytes_of`.
-            let iocb = unsafe { &*iocb };
-            if let Some(fault) = request.fault_of(iocb, self.eventfd()) {
+            let entry = unsafe { &*entry };
+            if let Some(fault) = request.fault_of(entry, self.eventfd()) {
                 drop(requests);
                 world.fail(&format!("#{id}: {fault}"));
             }
-            request.name = Some(iocb.aio_data);
+            request.name = Some(entry.token());
         }
     }
 
@@ -231,10 +245,10 @@ impl SimKernel {
         });
     }
 
-    fn take(&self, iocb: *mut iocb) {
+    fn take(&self, entry: *mut Entry) {
         let id = self.world.model(self.slot).queue.borrow_mut().pop_front().unwrap();
         self.world.requests.borrow_mut()[id].status = Status::Kernel;
-        self.ring().held.borrow_mut().push(Held { id, iocb, as_submitted: bytes_of(iocb) });
+        self.ring().held.borrow_mut().push(Held { id, entry, as_submitted: bytes_of(entry) });
     }
 
     /// Completes one of those that are held.
@@ -247,20 +261,20 @@ impl SimKernel {
         let (world, ring) = (self.world, self.ring());
         let held = ring.held.borrow_mut().remove(index);
         world.check(
-            bytes_of(held.iocb) == held.as_submitted,
-            "an iocb changed while the kernel had it",
+            bytes_of(held.entry) == held.as_submitted,
+            "an entry changed while the kernel had it",
         );
         // SAFETY: as in `bytes_of`.
-        let iocb = unsafe { &*held.iocb };
-        let res = self.transfer(held.id, iocb);
-        let event = Completion { data: iocb.aio_data, res };
+        let entry = unsafe { &*held.entry };
+        let res = self.transfer(held.id, entry);
+        let event = Completion { token: entry.token(), res };
         world.trace(|| format!("kernel {}: #{} completes with {res}", self.slot, held.id));
         ring.complete.borrow_mut().push_back((held.id, event));
         ring.signalled.set(true);
     }
 
-    /// Moves bytes between the file and the request's memory, as the iocb says, and the model's.
-    fn transfer(&self, id: usize, iocb: &iocb) -> i64 {
+    /// Moves bytes between the file and the request's memory, as the entry says, and the model's.
+    fn transfer(&self, id: usize, entry: &Entry) -> i64 {
         let (world, config) = (self.world, &self.world.config);
         let mut requests = world.requests.borrow_mut();
         let request = &mut requests[id];
@@ -278,7 +292,7 @@ impl SimKernel {
         }
         let mut files = world.files.borrow_mut();
         let (real, model) = &mut files[request.file];
-        let position = iocb.aio_offset as usize;
+        let position = entry.offset() as usize;
         let left = request.bytes - request.done;
         let possible = match request.kind {
             Kind::Read => left.min(real.len().saturating_sub(position)),
@@ -291,7 +305,7 @@ impl SimKernel {
         };
         request.transferred(model, length);
         // SAFETY: no flush; the engine and the owner keep the vector and its parts.
-        unsafe { move_bytes(real, position, iocb, request.kind, length) };
+        unsafe { move_bytes(real, position, entry, length) };
         length as i64
     }
 
@@ -321,18 +335,18 @@ impl SimKernel {
 
 /// # Safety
 ///
-/// As the kernel assumes of an iocb.
-unsafe fn move_bytes(file: &mut Vec<u8>, start: usize, iocb: &iocb, kind: Kind, length: usize) {
+/// As the kernel assumes of an entry.
+unsafe fn move_bytes(file: &mut Vec<u8>, start: usize, entry: &Entry, length: usize) {
     let mut position = start;
     let mut left = length;
     // SAFETY: the caller's promise.
-    for part in unsafe { vector_of(iocb) } {
+    for part in unsafe { vector_of(entry) } {
         let count = part.iov_len.min(left);
         if count == 0 {
             continue;
         }
         let memory: *mut u8 = part.iov_base.cast();
-        if kind == Kind::Read {
+        if entry.opcode() == Opcode::Read {
             // SAFETY: the caller's promise.
             unsafe { memory.copy_from(file[position..].as_ptr(), count) };
         } else {

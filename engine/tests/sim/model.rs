@@ -8,16 +8,13 @@ use std::collections::VecDeque;
 use std::ffi::{c_int, c_void};
 
 use laio_engine::LaioStats;
-use laio_engine::kernel::iocb;
-use laio_engine::kernel::sys::{
-    IOCB_CMD_FDSYNC, IOCB_CMD_PREADV, IOCB_CMD_PWRITEV, IOCB_FLAG_RESFD,
-};
+use laio_engine::kernel::{Entry, Opcode};
 use laio_engine::request::{REQ_FUA, aio_type};
 use libc::iovec;
 
 use crate::world::World;
 
-/// Each request has a descriptor of its own, so that its iocb tells whose it is.
+/// Each request has a descriptor of its own, so that its entry tells whose it is.
 pub const FIRST_FD: c_int = 100;
 pub const FILES: usize = 2;
 /// Filled in around and between the parts of a request's memory.
@@ -174,34 +171,33 @@ impl Request {
         })
     }
 
-    /// What is wrong with `iocb` as the request for what is left, if anything.
-    pub fn fault_of(&self, iocb: &iocb, eventfd: c_int) -> Option<&'static str> {
+    /// What is wrong with `entry` as the request for what is left, if anything.
+    pub fn fault_of(&self, entry: &Entry, eventfd: c_int) -> Option<&'static str> {
         let opcode = match self.kind {
-            Kind::Read => IOCB_CMD_PREADV,
-            Kind::Write | Kind::ZoneAppend => IOCB_CMD_PWRITEV,
-            Kind::Flush => IOCB_CMD_FDSYNC,
+            Kind::Read => Opcode::Read,
+            Kind::Write | Kind::ZoneAppend => Opcode::Write,
+            Kind::Flush => Opcode::DataSync,
         };
-        if u32::from(iocb.aio_lio_opcode) != opcode {
+        if entry.opcode() != opcode {
             return Some("the opcode is wrong");
         }
-        if iocb.aio_resfd as c_int != eventfd || iocb.aio_flags != IOCB_FLAG_RESFD {
+        if entry.eventfd() != Some(eventfd) {
             return Some("the completion would not signal the eventfd");
         }
-        if self.name.is_some_and(|name| name != iocb.aio_data) {
+        if self.name.is_some_and(|name| name != entry.token()) {
             return Some("it has another name than at its first submission");
         }
-        let dsync = if self.fua && self.kind.writes() { libc::RWF_DSYNC } else { 0 };
-        if iocb.aio_rw_flags != dsync {
+        if entry.is_durable() != (self.fua && self.kind.writes()) {
             return Some("the flags are wrong");
         }
         if self.kind == Kind::Flush {
             return None;
         }
-        if iocb.aio_offset != (self.offset + self.done) as i64 {
+        if entry.offset() != (self.offset + self.done) as i64 {
             return Some("the offset is not where the last try stopped");
         }
         // SAFETY: the kernel would read the same.
-        let asked = unsafe { vector_of(iocb) };
+        let asked = unsafe { vector_of(entry) };
         let asked = asked
             .iter()
             .filter(|part| part.iov_len > 0)
@@ -283,15 +279,15 @@ impl Request {
     }
 }
 
-/// The vector of a submitted iocb.
+/// The vector of a submitted entry.
 ///
 /// # Safety
 ///
-/// It has one, as every iocb but a flush's.
-pub unsafe fn vector_of<'a>(iocb: &iocb) -> &'a [iovec] {
-    let vector = std::ptr::with_exposed_provenance(iocb.aio_buf as usize);
+/// It has one, as every entry but a flush's.
+pub unsafe fn vector_of<'a>(entry: &Entry) -> &'a [iovec] {
+    let (parts, count) = entry.vector();
     // SAFETY: the caller's promise.
-    unsafe { std::slice::from_raw_parts(vector, iocb.aio_nbytes as usize) }
+    unsafe { std::slice::from_raw_parts(parts, count) }
 }
 
 /// The model of one state: its queue, and what it must have counted.

@@ -250,7 +250,7 @@ impl World {
         let opaque = self.requests.borrow()[id].opaque();
         if !self.is_attached(slot) {
             self.requests.borrow_mut()[id].status = Status::Refused;
-            let answer = self.engine(slot).submit(io, batch, on_complete, opaque);
+            let answer = self.engine(slot).submit(|| Ok(io), batch, on_complete, opaque);
             return self.check(
                 answer == Err(Errno(libc::ENOTCONN)),
                 "a detached state accepted a request",
@@ -258,7 +258,7 @@ impl World {
         }
         self.announce(id);
         let decision = self.decision(slot, batch);
-        let answer = self.engine(slot).submit(io, batch, on_complete, opaque);
+        let answer = self.engine(slot).submit(|| Ok(io), batch, on_complete, opaque);
         self.check(answer == Ok(()), "a request was not accepted");
         self.nothing_due("a submission returned");
         self.check_prompt(&decision);
@@ -288,7 +288,7 @@ impl World {
         let excused = !self.is_top()
             || self.slots[slot].ring.refused.get()
             || model.counts.get().eagain > decision.eagain
-            || self.slots[slot].ring.in_flight() >= laio_engine::kernel::MAX_EVENTS
+            || self.slots[slot].ring.in_flight() >= crate::kernel::CAPACITY
             || self.engine(slot).stats().at_bound > decision.at_bound;
         if excused {
             return;

@@ -9,10 +9,9 @@ use std::os::fd::RawFd;
 use laio_engine::State;
 use laio_engine::depth;
 use laio_engine::host::HostCallback;
-use laio_engine::kernel::MAX_EVENTS;
 
 use crate::host::{BottomHalf, SimCoroutine, SimHost, Watch};
-use crate::kernel::{Ring, SimKernel};
+use crate::kernel::{CAPACITY, Ring, SimKernel};
 use crate::model::{FILES, Owner, Request, StateModel, Status};
 use crate::tape::Tape;
 
@@ -72,9 +71,9 @@ impl Config {
             coroutines: tape.pick([Coroutines::None, Coroutines::Real, Coroutines::Thread]),
             polls: tape.below(4) == 1,
             capacity: if large {
-                MAX_EVENTS
+                CAPACITY
             } else {
-                tape.pick([MAX_EVENTS, MAX_EVENTS, MAX_EVENTS, 1, 2, 3, 6])
+                tape.pick([CAPACITY, CAPACITY, CAPACITY, 1, 2, 3, 6])
             },
             context_batch: tape.pick([0, 0, 1, 2, 3, 5]),
             requests: if large { 2500 } else { tape.pick([6, 3, 12, 12, 24, 48]) },
@@ -312,7 +311,7 @@ impl World {
         let scheduled = self.bh_scheduled(index);
         let queued = slot.model.queue.borrow().len();
         let in_flight = slot.ring.in_flight();
-        let refused = slot.ring.refused.get() || in_flight >= MAX_EVENTS;
+        let refused = slot.ring.refused.get() || in_flight >= CAPACITY;
         if queued > 0 && !scheduled && !(refused && in_flight > 0) {
             self.fail(&format!(
                 "state {index} is left with {queued} queued, {in_flight} in flight, and nobody to resume"

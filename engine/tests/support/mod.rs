@@ -15,9 +15,9 @@ use std::rc::Rc;
 use laio_engine::State;
 use laio_engine::errno::Errno;
 use laio_engine::host::{
-    AioContext, Coroutine, Error, Host, HostCallback, NotifierHandlers, QEMUBH,
+    AioContext, Coroutine, Error, Host, HostCallback, LinuxAioState, NotifierHandlers, QEMUBH,
 };
-use laio_engine::kernel::{Completion, Kernel, iocb};
+use laio_engine::kernel::{Completion, Entry, Kernel};
 use laio_engine::request::{Io, aio_type};
 
 /// What kind of host it is.
@@ -146,12 +146,13 @@ impl Host for &'static Loop {
         fd: RawFd,
         handlers: Option<NotifierHandlers>,
         opaque: *mut c_void,
-    ) {
+    ) -> Result<(), Errno> {
         let mut list = self.notifiers.borrow_mut();
         match handlers {
             Some(handlers) => list.push((fd, handlers, opaque)),
             None => list.retain(|&(known, ..)| known != fd),
         }
+        Ok(())
     }
 
     fn coroutine_self(self) -> Option<*mut Coroutine> {
@@ -200,7 +201,7 @@ impl Host for &'static Loop {
         self.context()
     }
 
-    fn linux_aio_state(self, _: *mut AioContext) -> *mut c_void {
+    fn linux_aio_state(self, _: *mut AioContext) -> *mut LinuxAioState {
         ptr::null_mut()
     }
 
@@ -240,7 +241,7 @@ pub struct Script {
     pub synchronous: Cell<bool>,
     /// The most requests that were in flight.
     pub most_in_flight: Cell<usize>,
-    in_flight: RefCell<VecDeque<*mut iocb>>,
+    in_flight: RefCell<VecDeque<*mut Entry>>,
     ring: RefCell<VecDeque<Completion>>,
     eventfd: OwnedFd,
 }
@@ -248,23 +249,23 @@ pub struct Script {
 impl Script {
     /// Completes the oldest request in flight with `res`.
     pub fn complete(&self, res: i64) {
-        let iocb = self.in_flight.borrow_mut().pop_front().expect("nothing is in flight");
-        self.announce(iocb, res);
+        let entry = self.in_flight.borrow_mut().pop_front().expect("nothing is in flight");
+        self.announce(entry, res);
     }
 
     fn complete_synchronous(&self) {
         // SAFETY: as in `announce`.
-        let is_slow = |iocb: *mut iocb| unsafe { (*iocb).aio_fildes } == SLOW as u32;
-        let (slow, quick) = self.in_flight.take().into_iter().partition(|&iocb| is_slow(iocb));
+        let is_slow = |entry: *mut Entry| unsafe { (*entry).fd() } == SLOW;
+        let (slow, quick) = self.in_flight.take().into_iter().partition(|&entry| is_slow(entry));
         self.in_flight.replace(slow);
         let quick: VecDeque<_> = quick;
-        quick.into_iter().for_each(|iocb| self.announce(iocb, BLOCK as i64));
+        quick.into_iter().for_each(|entry| self.announce(entry, BLOCK as i64));
     }
 
-    fn announce(&self, iocb: *mut iocb, res: i64) {
+    fn announce(&self, entry: *mut Entry, res: i64) {
         // SAFETY: the engine keeps it until it has reaped the event.
-        let data = unsafe { (*iocb).aio_data };
-        self.ring.borrow_mut().push_back(Completion { data, res });
+        let token = unsafe { (*entry).token() };
+        self.ring.borrow_mut().push_back(Completion { token, res });
         // SAFETY: an eventfd takes eight bytes.
         let wrote = unsafe {
             libc::write(self.eventfd.as_raw_fd(), (&raw const ONE).cast(), size_of::<u64>())
@@ -277,9 +278,9 @@ impl Script {
     }
 
     /// The descriptors of the requests in flight, in the order of their submission.
-    pub fn descriptors(&self) -> Vec<u32> {
+    pub fn descriptors(&self) -> Vec<RawFd> {
         // SAFETY: as in `announce`.
-        self.in_flight.borrow().iter().map(|&iocb| unsafe { (*iocb).aio_fildes }).collect()
+        self.in_flight.borrow().iter().map(|&entry| unsafe { (*entry).fd() }).collect()
     }
 }
 
@@ -306,11 +307,21 @@ pub fn scripted() -> (Scripted, Rc<Script>) {
 }
 
 impl Kernel for Scripted {
-    unsafe fn submit(&self, iocbs: &[*mut iocb]) -> Result<usize, Errno> {
+    fn capacity(&self) -> usize {
+        CAPACITY
+    }
+
+    fn prepare(&self, _: &mut Entry) {}
+
+    fn is_transient(&self, _: i64) -> bool {
+        false
+    }
+
+    unsafe fn submit(&self, entries: &[*mut Entry]) -> Result<usize, Errno> {
         let script = &self.0;
-        let answer = script.answers.borrow_mut().pop_front().unwrap_or(Ok(iocbs.len()));
-        let taken = answer.map_err(Errno)?.min(iocbs.len());
-        script.in_flight.borrow_mut().extend(&iocbs[..taken]);
+        let answer = script.answers.borrow_mut().pop_front().unwrap_or(Ok(entries.len()));
+        let taken = answer.map_err(Errno)?.min(entries.len());
+        script.in_flight.borrow_mut().extend(&entries[..taken]);
         script.most_in_flight.set(script.most_in_flight.get().max(script.in_flight()));
         if script.synchronous.get() {
             script.complete_synchronous();
@@ -346,6 +357,9 @@ impl Kernel for Scripted {
         None
     }
 }
+
+/// As many as Linux AIO.
+pub const CAPACITY: usize = 1024;
 
 /// Bytes of a request in these tests.
 pub const BLOCK: usize = 512;
@@ -390,7 +404,7 @@ impl Request {
         // SAFETY: one part, in memory that stays.
         let io = unsafe { Io::new(aio_type::READ, 0, fd, 0, (&self.iov, 1)) }.unwrap();
         let opaque = ptr::from_ref(self).cast_mut().cast();
-        state.submit(io, self.dev_max_batch.get(), on_complete, opaque)
+        state.submit(|| Ok(io), self.dev_max_batch.get(), on_complete, opaque)
     }
 }
 

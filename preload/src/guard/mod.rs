@@ -24,8 +24,8 @@ mod unwind;
 use std::ffi::{c_int, c_long};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub use laio_engine::kernel::iocb as Iocb;
-use laio_engine::kernel::sys::IOCB_FLAG_RESFD;
+use laio_engine::kernel::aio::sys::IOCB_FLAG_RESFD;
+pub use laio_engine::kernel::aio::sys::iocb as Iocb;
 
 use crate::stats;
 use calls::Calls;

@@ -3,14 +3,12 @@
 //! What the executable's `laio_*` jump to. QEMU's prototypes, and no arguments but QEMU's.
 
 use std::ffi::c_int;
-use std::fmt::Display;
-use std::ptr;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use laio_engine::errno::Errno;
-use laio_engine::host::{AioContext, Error, Host};
-use laio_engine::kernel::{self, LinuxAio, SetupError};
-use laio_engine::qiov::{BdrvRequestFlags, QEMUIOVector, io_of_qiov};
+use laio_engine::c_entry::{self, CRequest};
+use laio_engine::host::{AioContext, Error};
+use laio_engine::kernel::{LinuxAio, aio};
+use laio_engine::qiov::{BdrvRequestFlags, QEMUIOVector};
 use laio_engine::{LaioStats, State};
 
 use super::qemu::{Functions, Generation, Qemu};
@@ -53,47 +51,27 @@ pub fn replacements(generation: Generation) -> Vec<(&'static str, usize)> {
     replacements
 }
 
-fn report(function: &str, reason: impl Display) {
-    crate::complain(format_args!("{function}: {reason}"));
-}
-
 unsafe extern "C" fn init(errp: *mut *mut Error) -> *mut QemuState {
-    match LinuxAio::new() {
-        Ok(kernel) => {
-            let state = Box::into_raw(Box::new(State::new(kernel, host())));
-            states().live.push(Live(state));
-            state
-        }
-        Err(SetupError { errno, what }) => {
-            host().error_set(errp, errno.0, what);
-            ptr::null_mut()
-        }
+    let state = c_entry::init(host(), LinuxAio::new(), errp);
+    if !state.is_null() {
+        states().live.push(Live(state));
     }
+    state
 }
 
 unsafe extern "C" fn cleanup(s: *mut QemuState) {
-    // SAFETY: QEMU's state is what `init` gave.
-    let state = unsafe { &*s };
-    if let Err(refusal) = state.check_cleanup() {
-        return report("laio_cleanup", refusal);
-    }
-    states().retire(s);
-    // SAFETY: as above, and checked; QEMU does not use it again.
-    unsafe { QemuState::cleanup(s) };
+    // SAFETY: QEMU's state is what `init` gave, and QEMU does not use it again.
+    unsafe { c_entry::cleanup(host(), s, |state| states().retire(state)) };
 }
 
 unsafe extern "C" fn attach(s: *mut QemuState, context: *mut AioContext) {
     // SAFETY: as in `cleanup`.
-    if let Err(refusal) = unsafe { &*s }.attach(context) {
-        report("laio_attach_aio_context", refusal);
-    }
+    unsafe { c_entry::attach(host(), s, context) };
 }
 
 unsafe extern "C" fn detach(s: *mut QemuState, context: *mut AioContext) {
     // SAFETY: as in `cleanup`.
-    if let Err(refusal) = unsafe { &*s }.detach(context) {
-        report("laio_detach_aio_context", refusal);
-    }
+    unsafe { c_entry::detach(host(), s, context) };
 }
 
 unsafe extern "C" fn co_submit(
@@ -104,14 +82,10 @@ unsafe extern "C" fn co_submit(
     flags: BdrvRequestFlags,
     dev_max_batch: u64,
 ) -> c_int {
-    let host = host();
-    let context = host.current_aio_context();
-    let state: *const QemuState = host.linux_aio_state(context).cast();
-    // SAFETY: null, or QEMU's vector, which stays until the request is complete.
-    let io = || unsafe { io_of_qiov(fd, offset, qiov, kind, flags) };
-    // SAFETY: the state that QEMU has for this thread came from `init`.
-    let result = unsafe { QemuState::co_submit_in(state, context, io, dev_max_batch) };
-    result.unwrap_or_else(Errno::negative)
+    let request = CRequest { fd, offset, qiov, kind, flags, dev_max_batch };
+    // SAFETY: the state that QEMU has for this thread came from `init`; the vector is QEMU's, which
+    // stays until the request is complete.
+    unsafe { c_entry::co_submit::<LinuxAio, _>(host(), request) }
 }
 
 unsafe extern "C" fn co_submit_9(
@@ -126,11 +100,11 @@ unsafe extern "C" fn co_submit_9(
 }
 
 extern "C" fn has_fdsync(fd: c_int) -> bool {
-    kernel::has_fdsync(fd)
+    aio::has_fdsync(fd)
 }
 
 extern "C" fn has_fua() -> bool {
-    kernel::has_fua()
+    aio::has_fua()
 }
 
 struct Live(*const QemuState);

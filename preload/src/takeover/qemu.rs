@@ -6,8 +6,9 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::os::fd::RawFd;
 use std::ptr;
 
+use laio_engine::errno::Errno;
 use laio_engine::host::{
-    AioContext, Coroutine, Error, Host, HostCallback, NotifierHandlers, QEMUBH,
+    AioContext, Coroutine, Error, Host, HostCallback, LinuxAioState, NotifierHandlers, QEMUBH,
 };
 
 use super::Refusal;
@@ -111,7 +112,7 @@ functions! {
     defer_call: unsafe extern "C" fn(HostCallback, *mut c_void),
     defer_call_end: unsafe extern "C" fn(),
     qemu_get_current_aio_context: unsafe extern "C" fn() -> *mut AioContext,
-    aio_get_linux_aio: unsafe extern "C" fn(*mut AioContext) -> *mut c_void,
+    aio_get_linux_aio: unsafe extern "C" fn(*mut AioContext) -> *mut LinuxAioState,
     error_setg_errno_internal: unsafe extern "C" fn(
         errp: *mut *mut Error,
         source: *const c_char,
@@ -175,6 +176,8 @@ macro_rules! call {
 }
 
 impl Host for Qemu {
+    const NAME: &'static str = "laio_preload";
+
     fn bh_new(
         self,
         context: *mut AioContext,
@@ -203,13 +206,13 @@ impl Host for Qemu {
         fd: RawFd,
         handlers: Option<NotifierHandlers>,
         opaque: *mut c_void,
-    ) {
+    ) -> Result<(), Errno> {
         let notifier = EventNotifier { rfd: fd, wfd: fd, initialized: true };
         let Some(handlers) = handlers else {
             // Only the descriptor is looked at.
             let mut notifier = notifier;
             call!(self, aio_set_event_notifier(context, &raw mut notifier, None, None, None));
-            return;
+            return Ok(());
         };
         // Never freed: QEMU may be about to call it when it is replaced. One for each time that a
         // state is attached to an event loop, which is about once for each thread.
@@ -224,6 +227,7 @@ impl Host for Qemu {
                 Some(Watch::poll_ready)
             )
         );
+        Ok(())
     }
 
     fn coroutine_self(self) -> Option<*mut Coroutine> {
@@ -262,7 +266,7 @@ impl Host for Qemu {
         call!(self, qemu_get_current_aio_context())
     }
 
-    fn linux_aio_state(self, context: *mut AioContext) -> *mut c_void {
+    fn linux_aio_state(self, context: *mut AioContext) -> *mut LinuxAioState {
         call!(self, aio_get_linux_aio(context))
     }
 
@@ -295,6 +299,6 @@ impl Host for Qemu {
     }
 
     fn log(self, line: &CStr) {
-        crate::complain(line.to_string_lossy());
+        crate::stats::write_stderr(&format!("{}\n", line.to_string_lossy()));
     }
 }

@@ -11,33 +11,26 @@ pub mod sys;
 compile_error!("sys.rs was generated for little-endian targets: generate it for this one");
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_int, c_long};
+use std::ffi::{c_int, c_long};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 pub use probe::{has_fdsync, has_fua};
 use ring::Ring;
-use sys::{aio_context_t, io_event, iocb};
+use sys::{aio_context_t, io_event};
 
-use super::{Completion, Kernel, MAX_EVENTS};
+use super::{Completion, Entry, Kernel, SetupError};
 use crate::errno::Errno;
 
-/// Why there is no kernel object.
-#[derive(Debug)]
-pub struct SetupError {
-    pub errno: Errno,
-    /// For a human, without the errno's own text.
-    pub what: &'static CStr,
-}
+/// Requests that one context can have in flight: the size of its completion ring, as in QEMU.
+const CAPACITY: usize = 1024;
 
-impl SetupError {
-    fn of_context(errno: Errno) -> Self {
-        let what = match errno.0 {
-            libc::EAGAIN => c"no AIO context left; see the sysctl fs.aio-max-nr",
-            _ => c"cannot set up an AIO context",
-        };
-        Self { errno, what }
-    }
+fn no_context(errno: Errno) -> SetupError {
+    let what = match errno.0 {
+        libc::EAGAIN => c"no AIO context left; see the sysctl fs.aio-max-nr",
+        _ => c"cannot set up an AIO context",
+    };
+    SetupError { errno, what }
 }
 
 /// A context of io_setup(2), destroyed on drop.
@@ -56,9 +49,11 @@ impl Context {
     /// # Safety
     ///
     /// As [`Kernel::submit`].
-    unsafe fn submit(&self, iocbs: &[*mut iocb]) -> Result<usize, Errno> {
-        // SAFETY: io_submit(2) reads `len` pointers; the iocbs are the caller's promise.
-        check(unsafe { libc::syscall(libc::SYS_io_submit, self.0, iocbs.len(), iocbs.as_ptr()) })
+    unsafe fn submit(&self, entries: &[*mut Entry]) -> Result<usize, Errno> {
+        let (count, iocbs) = (entries.len(), entries.as_ptr());
+        // SAFETY: io_submit(2) reads `count` pointers to iocbs, which entries are; that they stay
+        // is the caller's promise.
+        check(unsafe { libc::syscall(libc::SYS_io_submit, self.0, count, iocbs) })
     }
 
     /// Takes up to one event by system call; waits for it when `min` is 1.
@@ -91,6 +86,12 @@ fn check(result: c_long) -> Result<usize, Errno> {
     usize::try_from(result).map_err(|_| Errno::last())
 }
 
+impl From<&io_event> for Completion {
+    fn from(event: &io_event) -> Self {
+        Self { token: event.data, res: event.res }
+    }
+}
+
 /// How completions leave the kernel.
 enum Completions {
     /// From the mapped ring, without a system call.
@@ -109,7 +110,7 @@ pub struct LinuxAio {
 }
 
 impl LinuxAio {
-    /// Sets up a context of [`MAX_EVENTS`] and its eventfd.
+    /// Sets up a context of 1024 requests and its eventfd.
     pub fn new() -> Result<Self, SetupError> {
         let mut aio = Self::with_getevents()?;
         // SAFETY: the context comes from io_setup(2) and is dropped after the ring.
@@ -122,7 +123,7 @@ impl LinuxAio {
     /// The same, with completions taken by io_getevents(2) alone. [`new`](Self::new) falls back to
     /// this where the mapped ring is not of a known kind.
     pub fn with_getevents() -> Result<Self, SetupError> {
-        let context = Context::new(MAX_EVENTS).map_err(SetupError::of_context)?;
+        let context = Context::new(CAPACITY).map_err(no_context)?;
         // SAFETY: eventfd(2) takes no pointer.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if fd < 0 {
@@ -140,9 +141,24 @@ impl LinuxAio {
 }
 
 impl Kernel for LinuxAio {
-    unsafe fn submit(&self, iocbs: &[*mut iocb]) -> Result<usize, Errno> {
+    fn capacity(&self) -> usize {
+        CAPACITY
+    }
+
+    #[inline]
+    fn prepare(&self, entry: &mut Entry) {
+        entry.set_eventfd(self.eventfd());
+    }
+
+    #[inline]
+    unsafe fn submit(&self, entries: &[*mut Entry]) -> Result<usize, Errno> {
         // SAFETY: the caller's promise.
-        unsafe { self.context.submit(iocbs) }
+        unsafe { self.context.submit(entries) }
+    }
+
+    /// What Linux AIO tells, it tells of the request, as QEMU's own engine takes it.
+    fn is_transient(&self, _res: i64) -> bool {
+        false
     }
 
     #[inline]
@@ -151,8 +167,8 @@ impl Kernel for LinuxAio {
             Completions::Mapped(ring) => ring.take(),
             Completions::SystemCall(seen) => {
                 // Taken apart: the common way keeps it in registers then.
-                let Completion { data, res } = self.reap_by_system_call(seen)?;
-                Some(Completion { data, res })
+                let Completion { token, res } = self.reap_by_system_call(seen)?;
+                Some(Completion { token, res })
             }
         }
     }

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 
 use super::Context;
-use super::sys::{IOCB_CMD_FDSYNC, IOCB_CMD_PWRITEV, iocb};
+use crate::kernel::{Entry, Opcode};
 
 /// The answer of [`ask_fua`], once there is one.
 static HAS_FUA: OnceLock<bool> = OnceLock::new();
@@ -17,12 +17,8 @@ pub fn has_fdsync(fd: RawFd) -> bool {
     // Destroying a context takes the kernel some ten milliseconds, and who asks for the one asks
     // for the other as well.
     learn_fua(&context);
-    let fdsync = iocb {
-        aio_lio_opcode: IOCB_CMD_FDSYNC as u16,
-        aio_fildes: fd as u32,
-        ..Default::default()
-    };
-    result_of(&context, fdsync).is_some_and(|answer| answer != -i64::from(libc::EINVAL))
+    result_of(&context, Entry::data_sync(fd))
+        .is_some_and(|answer| answer != -i64::from(libc::EINVAL))
 }
 
 /// Whether a write can carry RWF_DSYNC (Linux 4.13).
@@ -51,22 +47,16 @@ fn ask_fua(context: &Context) -> Option<bool> {
     // SAFETY: the descriptor is new and nobody else's.
     let file = unsafe { OwnedFd::from_raw_fd(fd) };
     let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-    let write = iocb {
-        aio_lio_opcode: IOCB_CMD_PWRITEV as u16,
-        aio_fildes: file.as_raw_fd() as u32,
-        aio_rw_flags: libc::RWF_DSYNC,
-        aio_buf: &raw const empty as u64,
-        aio_nbytes: 1,
-        ..Default::default()
-    };
+    let write = Entry::transfer(Opcode::Write, file.as_raw_fd(), (&raw const empty, 1), 0);
+    let write = write.with_flags(libc::RWF_DSYNC);
     result_of(context, write).map(|answer| answer >= 0)
 }
 
 /// The result of `request`, or the negative errno that refused it. `None` if the kernel does not
 /// say.
-fn result_of(context: &Context, request: iocb) -> Option<i64> {
+fn result_of(context: &Context, request: Entry) -> Option<i64> {
     let request = Box::into_raw(Box::new(request));
-    // SAFETY: the iocb is freed below, when it is not with the kernel; what it names (an empty
+    // SAFETY: the entry is freed below, when it is not with the kernel; what it names (an empty
     // vector) the kernel reads before this returns.
     let result = match unsafe { context.submit(&[request]) } {
         // Should waiting fail, the kernel may still have it, and it is left to it.

@@ -163,8 +163,8 @@ mod tests {
             complete(raw, round * 2);
             complete(raw, round * 2 + 1);
             assert!(ring.has_events());
-            assert_eq!(ring.take().unwrap().data, round * 2);
-            assert_eq!(ring.take().unwrap().data, round * 2 + 1);
+            assert_eq!(ring.take().unwrap().token, round * 2);
+            assert_eq!(ring.take().unwrap().token, round * 2 + 1);
             assert!(ring.take().is_none());
         }
     }

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What every C front does alike: init, attach, detach, cleanup, co_submit, plugs.
+//!
+//! A front is a set of functions with QEMU's prototypes: the exported ones of `laio`, and those that
+//! the preload library puts in the place of an executable's own. Here stands what they decide and
+//! what they report; a front adds types and names.
+//!
+//! A pointer to a state is null, or came from [`init`] with the same kernel and host and was not
+//! freed: "a state of this front" below. Null is reported, or answered by -EINVAL.
+
+#![allow(clippy::missing_safety_doc)] // The paragraph above is the contract of all of them.
+
+use std::ffi::{c_int, c_void};
+use std::ptr;
+
+use libc::iovec;
+
+use crate::errno::Errno;
+use crate::host::{AioContext, Error, Host, report};
+use crate::kernel::{Kernel, SetupError};
+use crate::qiov::{BdrvRequestFlags, QEMUIOVector, io_of_qiov};
+use crate::request::{CompletionCallback, Io};
+use crate::{LaioStats, State};
+
+const EINVAL: c_int = -libc::EINVAL;
+const NULL_STATE: &str = "the state is NULL";
+const NO_STATE: &str = "no state serves the calling thread's event loop";
+
+/// A state over `kernel`; null, and the host's error object filled, if there is no kernel.
+pub fn init<K: Kernel, H: Host>(
+    host: H,
+    kernel: Result<K, SetupError>,
+    errp: *mut *mut Error,
+) -> *mut State<K, H> {
+    match kernel {
+        Ok(kernel) => Box::into_raw(Box::new(State::new(kernel, host))),
+        Err(SetupError { errno, what }) => {
+            host.error_set(errp, errno.0, what);
+            ptr::null_mut()
+        }
+    }
+}
+
+/// The state at `s`, or a report in the name of `function` that it is `missing`.
+unsafe fn state_or_report<'a, K: Kernel, H: Host>(
+    host: H,
+    s: *const State<K, H>,
+    function: &str,
+    missing: &str,
+) -> Option<&'a State<K, H>> {
+    // SAFETY: null or a state of this front.
+    let state = unsafe { s.as_ref() };
+    if state.is_none() {
+        report(host, function, missing);
+    }
+    state
+}
+
+/// Frees a state, after completing what is outstanding, or reports why not. `before` sees it when it
+/// is sure to go.
+pub unsafe fn cleanup<K: Kernel, H: Host>(
+    host: H,
+    s: *mut State<K, H>,
+    before: impl FnOnce(&State<K, H>),
+) {
+    const NAME: &str = "laio_cleanup";
+    // SAFETY: null or a state of this front.
+    let Some(state) = (unsafe { state_or_report(host, s, NAME, NULL_STATE) }) else {
+        return;
+    };
+    if let Err(refusal) = state.check_cleanup() {
+        return report(host, NAME, refusal);
+    }
+    let outstanding = state.outstanding();
+    if outstanding > 0 {
+        let waiting = format_args!("waiting for {outstanding} requests that are outstanding");
+        report(host, NAME, waiting);
+    }
+    before(state);
+    // SAFETY: a state of this front came from a box; checked above, and not used again.
+    unsafe { State::cleanup(s) };
+}
+
+/// Lets `context` serve the state, or reports why not.
+pub unsafe fn attach<K: Kernel, H: Host>(host: H, s: *mut State<K, H>, context: *mut AioContext) {
+    const NAME: &str = "laio_attach_aio_context";
+    // SAFETY: null or a state of this front.
+    let Some(state) = (unsafe { state_or_report(host, s, NAME, NULL_STATE) }) else {
+        return;
+    };
+    if context.is_null() {
+        return report(host, NAME, "the event loop is NULL");
+    }
+    if let Err(refusal) = state.attach(context) {
+        report(host, NAME, refusal);
+    }
+}
+
+/// Ends the service of `context`, or reports why not; and what is outstanding.
+pub unsafe fn detach<K: Kernel, H: Host>(host: H, s: *mut State<K, H>, context: *mut AioContext) {
+    const NAME: &str = "laio_detach_aio_context";
+    // SAFETY: null or a state of this front.
+    let Some(state) = (unsafe { state_or_report(host, s, NAME, NULL_STATE) }) else {
+        return;
+    };
+    if let Err(refusal) = state.detach(context) {
+        return report(host, NAME, refusal);
+    }
+    let outstanding = state.outstanding();
+    if outstanding > 0 {
+        let left = format_args!("{outstanding} requests are outstanding until the next attach");
+        report(host, NAME, left);
+    }
+}
+
+/// The calling thread's event loop, and the state that serves it; null where there is none.
+#[inline]
+fn current<K: Kernel, H: Host>(host: H) -> (*mut AioContext, *mut State<K, H>) {
+    let context = host.current_aio_context();
+    if context.is_null() {
+        return (context, ptr::null_mut());
+    }
+    (context, host.linux_aio_state(context).cast())
+}
+
+/// What a request asks for, in C's words. The vector is the caller's to keep.
+#[derive(Clone, Copy)]
+pub struct CRequest {
+    /// The file's descriptor.
+    pub fd: c_int,
+    /// In bytes.
+    pub offset: u64,
+    /// Null, or a vector.
+    pub qiov: *mut QEMUIOVector,
+    /// One of QEMU_AIO_*.
+    pub kind: c_int,
+    /// BDRV_REQ_*.
+    pub flags: BdrvRequestFlags,
+    /// How many queued requests its device wants submitted at once; 0 for the default.
+    pub dev_max_batch: u64,
+}
+
+impl CRequest {
+    #[inline]
+    unsafe fn io(self) -> Result<Io, Errno> {
+        // SAFETY: null or a vector, by the contract of this front's functions.
+        unsafe { io_of_qiov(self.fd, self.offset, self.qiov, self.kind, self.flags) }
+    }
+}
+
+/// Submits to the state of the calling thread's event loop and returns when it is complete.
+#[inline]
+pub unsafe fn co_submit<K: Kernel, H: Host>(host: H, request: CRequest) -> c_int {
+    let (context, s) = current::<K, H>(host);
+    if s.is_null() {
+        return EINVAL;
+    }
+    // SAFETY: the host's answer is a state of this front; the vector as its functions ask.
+    let result = unsafe { State::co_submit_in(s, context, || request.io(), request.dev_max_batch) };
+    result.unwrap_or_else(Errno::negative)
+}
+
+/// The same for the state `s`.
+#[inline]
+pub unsafe fn state_co_submit<K: Kernel, H: Host>(s: *mut State<K, H>, request: CRequest) -> c_int {
+    if s.is_null() {
+        return EINVAL;
+    }
+    // SAFETY: a state of this front; the vector as its functions ask.
+    let result = unsafe { State::co_submit(s, || request.io(), request.dev_max_batch) };
+    result.unwrap_or_else(Errno::negative)
+}
+
+/// Submits a request whose result `cb(opaque, ret)` learns.
+#[inline]
+pub unsafe fn state_submit<K: Kernel, H: Host>(
+    s: *mut State<K, H>,
+    io: impl FnOnce() -> Result<Io, Errno>,
+    dev_max_batch: u64,
+    (cb, opaque): (Option<CompletionCallback>, *mut c_void),
+) -> c_int {
+    // SAFETY: null or a state of this front.
+    let (Some(state), Some(cb)) = (unsafe { s.as_ref() }, cb) else {
+        return EINVAL;
+    };
+    state.submit(io, dev_max_batch, cb, opaque).map_or_else(Errno::negative, |()| 0)
+}
+
+/// Checks a request with a plain vector.
+#[inline]
+pub unsafe fn io_of_vector(
+    request: CRequest,
+    (iov, iovcnt): (*const iovec, c_int),
+) -> Result<Io, Errno> {
+    // SAFETY: null or a vector of so many parts, by the contract of this front's functions.
+    unsafe { Io::new(request.kind, request.flags, request.fd, request.offset, (iov, iovcnt)) }
+}
+
+/// Plugs the state `s`.
+pub unsafe fn state_plug<K: Kernel, H: Host>(host: H, s: *mut State<K, H>) {
+    // SAFETY: null or a state of this front.
+    plug(unsafe { state_or_report(host, s, "laio_state_io_plug", NULL_STATE) });
+}
+
+/// Plugs the state of the calling thread's event loop.
+pub unsafe fn current_plug<K: Kernel, H: Host>(host: H) {
+    let (_, s) = current::<K, H>(host);
+    // SAFETY: the host's answer is null or a state of this front.
+    plug(unsafe { state_or_report(host, s, "laio_io_plug", NO_STATE) });
+}
+
+fn plug<K: Kernel, H: Host>(state: Option<&State<K, H>>) {
+    if let Some(state) = state {
+        state.plug();
+    }
+}
+
+/// Ends a plug of the state `s`.
+pub unsafe fn state_unplug<K: Kernel, H: Host>(host: H, s: *mut State<K, H>, max_batch: u64) {
+    const NAME: &str = "laio_state_io_unplug";
+    // SAFETY: null or a state of this front.
+    unplug(host, NAME, unsafe { state_or_report(host, s, NAME, NULL_STATE) }, max_batch);
+}
+
+/// Ends a plug of the state of the calling thread's event loop.
+pub unsafe fn current_unplug<K: Kernel, H: Host>(host: H, max_batch: u64) {
+    const NAME: &str = "laio_io_unplug";
+    let (_, s) = current::<K, H>(host);
+    // SAFETY: the host's answer is null or a state of this front.
+    unplug(host, NAME, unsafe { state_or_report(host, s, NAME, NO_STATE) }, max_batch);
+}
+
+fn unplug<K: Kernel, H: Host>(
+    host: H,
+    function: &str,
+    state: Option<&State<K, H>>,
+    max_batch: u64,
+) {
+    if state.is_some_and(|state| !state.unplug(max_batch)) {
+        report(host, function, "there is no plug to end");
+    }
+}
+
+/// The statistics of `s`, or a report in the name of `function`.
+pub unsafe fn stats<K: Kernel, H: Host>(
+    host: H,
+    s: *const State<K, H>,
+    function: &str,
+) -> Option<LaioStats> {
+    // SAFETY: null or a state of this front.
+    unsafe { state_or_report(host, s, function, NULL_STATE) }.map(State::stats)
+}

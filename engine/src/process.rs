@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Which process this is.
+//!
+//! A PID does not tell: in namespaces of their own, parent and child can both be number 1. What
+//! tells is a word that the kernel clears in every new process (MADV_WIPEONFORK, Linux 4.14), made
+//! by fork(2) or by clone(2) itself. A child that shares its parent's memory has its word too, and
+//! also its AIO contexts: it is the same process in what matters here.
+
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+/// The word; null before the first [`Process::current`]. It is 0 in a process that has not asked.
+static WORD: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
+/// Numbers that no process has had: a child goes on where its parent was when it forked.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// A process, among this one and those that it descends from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Process(u64);
+
+impl Process {
+    /// The calling process.
+    pub fn current() -> Self {
+        let word = word();
+        match word.load(Ordering::Relaxed) {
+            0 => Self::first_asked(word),
+            known => Self(known),
+        }
+    }
+
+    #[cold]
+    fn first_asked(word: &AtomicU64) -> Self {
+        let fresh = NEXT.fetch_add(1, Ordering::Relaxed);
+        match word.compare_exchange(0, fresh, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => Self(fresh),
+            Err(known) => Self(known),
+        }
+    }
+
+    /// A number that is not 0, and that none of those processes shares.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
+    /// Whether it is the calling process.
+    #[inline]
+    pub fn is_current(self) -> bool {
+        // SAFETY: there is a process, so `current` has set the word, which is never unmapped.
+        let word = unsafe { &*WORD.load(Ordering::Relaxed) };
+        word.load(Ordering::Relaxed) == self.0
+    }
+}
+
+fn word() -> &'static AtomicU64 {
+    let mut word = WORD.load(Ordering::Acquire);
+    if word.is_null() {
+        let mine = map_word();
+        match WORD.compare_exchange(ptr::null_mut(), mine, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => word = mine,
+            // Another thread was first. Mine stays, unused: this happens once in a process at most.
+            Err(first) => word = first,
+        }
+    }
+    // SAFETY: mapped by one of the two, and never unmapped.
+    unsafe { &*word }
+}
+
+/// A word of its own that is 0, also in every child.
+fn map_word() -> *mut AtomicU64 {
+    const PAGE: usize = 4096;
+    let (protection, flags) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping; only its own memory is advised on.
+    unsafe {
+        let page = libc::mmap(ptr::null_mut(), PAGE, protection, flags, -1, 0);
+        assert_ne!(page, libc::MAP_FAILED, "no memory for one page");
+        if libc::madvise(page, PAGE, libc::MADV_WIPEONFORK) != 0 {
+            // An old kernel: at least fork(2) can be seen.
+            libc::pthread_atfork(None, None, Some(wipe));
+        }
+        page.cast()
+    }
+}
+
+unsafe extern "C" fn wipe() {
+    let word = WORD.load(Ordering::Relaxed);
+    if !word.is_null() {
+        // SAFETY: mapped, and never unmapped.
+        unsafe { &*word }.store(0, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs `child` in a child made by `fork`, and returns its status.
+    fn status_of(fork: impl FnOnce() -> libc::c_long, child: impl FnOnce() -> bool) -> i32 {
+        let pid = fork();
+        if pid == 0 {
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(i32::from(!child())) };
+        }
+        let mut status = -1;
+        // SAFETY: writes one status.
+        unsafe { libc::waitpid(pid as libc::pid_t, &mut status, 0) };
+        status
+    }
+
+    #[test]
+    fn a_child_is_another_process_and_so_is_its_child() {
+        let parent = Process::current();
+        assert_eq!(parent, Process::current());
+        // SAFETY: the child only looks and exits.
+        let fork = || libc::c_long::from(unsafe { libc::fork() });
+        // SAFETY: a raw clone(2) that is a fork, without libc's handlers.
+        let raw = || unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+        let in_child = || {
+            let child = Process::current();
+            let grandchild = || Process::current() != parent && Process::current() != child;
+            !parent.is_current()
+                && child.is_current()
+                && status_of(raw, grandchild) == 0
+                && child.is_current()
+        };
+        assert_eq!(status_of(fork, in_child), 0);
+        assert_eq!(status_of(raw, in_child), 0);
+        assert!(parent.is_current());
+    }
+}

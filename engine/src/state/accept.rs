@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The ways in: a request with a callback, a request of a coroutine, and the rest of a request that
+//! was in already.
+
+use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
+
+use super::State;
+use crate::errno::Errno;
+use crate::host::{AioContext, Host};
+use crate::kernel::{Entry, Kernel};
+use crate::request::{CompletionCallback, Io, Owner, Request};
+
+impl<K: Kernel, H: Host> State<K, H> {
+    /// Accepts what `io` makes; `function(opaque, result)` learns the result, from within this call at the
+    /// earliest.
+    pub fn submit(
+        &self,
+        io: impl FnOnce() -> Result<Io, Errno>,
+        dev_max_batch: u64,
+        function: CompletionCallback,
+        opaque: *mut c_void,
+    ) -> Result<(), Errno> {
+        self.check_usable()?;
+        // After the host was asked, or its parts would have to be kept across that.
+        let io = io()?;
+        let owner = Owner::Callback { function, opaque };
+        let prepare = |entry: &mut Entry| self.kernel.prepare(entry);
+        let place = self.pool.put(Request::new(io, owner, dev_max_batch, prepare))?;
+        // SAFETY: the place is the request's until it completes.
+        unsafe { self.accept(place) }.inspect_err(|_| {
+            // SAFETY: not accepted, so the request is still ours, and in its place.
+            drop(unsafe { self.pool.take(place) });
+        })
+    }
+
+    /// Accepts what `io` makes, and leaves the running coroutine until it is complete.
+    ///
+    /// # Safety
+    ///
+    /// `this` is a valid state. It may be gone when this returns: the coroutine may go on only
+    /// after somebody cleaned up, and nothing here touches the state then.
+    #[inline]
+    pub unsafe fn co_submit(
+        this: *const Self,
+        io: impl FnOnce() -> Result<Io, Errno>,
+        dev_max_batch: u64,
+    ) -> Result<c_int, Errno> {
+        // SAFETY: the caller's promise.
+        unsafe { &*this }.check_usable()?;
+        // SAFETY: the caller's promise.
+        unsafe { Self::co_submit_at_home(this, io, dev_max_batch) }
+    }
+
+    /// The same for a caller who has just asked for the calling thread's event loop, `current`,
+    /// which is not null: it is not asked for again.
+    ///
+    /// # Safety
+    ///
+    /// As `co_submit`.
+    #[inline]
+    pub unsafe fn co_submit_in(
+        this: *const Self,
+        current: *mut AioContext,
+        io: impl FnOnce() -> Result<Io, Errno>,
+        dev_max_batch: u64,
+    ) -> Result<c_int, Errno> {
+        // SAFETY: the caller's promise.
+        let state = unsafe { &*this };
+        if state.context.get() != current {
+            state.check_usable()?;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { Self::co_submit_at_home(this, io, dev_max_batch) }
+    }
+
+    /// The same on a thread that is known to be the state's, for a state that is attached.
+    ///
+    /// # Safety
+    ///
+    /// As `co_submit`.
+    #[inline(always)] // Into the two above.
+    unsafe fn co_submit_at_home(
+        this: *const Self,
+        io: impl FnOnce() -> Result<Io, Errno>,
+        dev_max_batch: u64,
+    ) -> Result<c_int, Errno> {
+        // SAFETY: the caller's promise.
+        let state = unsafe { &*this };
+        let (host, context) = (state.host, state.context.get());
+        let coroutine = host.coroutine_self().ok_or(Errno(libc::ENOTSUP))?;
+        // After that call, or the parts of the request would have to be kept across it.
+        let io = io()?;
+        let owner = Owner::Coroutine(coroutine);
+        let prepare = |entry: &mut Entry| state.kernel.prepare(entry);
+        let mut on_stack = MaybeUninit::new(Request::new(io, owner, dev_max_batch, prepare));
+        // From here on only this pointer is used: the kernel has the same one.
+        let request = on_stack.as_mut_ptr();
+        // SAFETY: the stack frame stays until the loop below has seen the result. A request that is
+        // not accepted has nothing to drop.
+        unsafe { state.accept(request)? };
+        loop {
+            // SAFETY: as above.
+            if let Some(result) = unsafe { (*request).result() } {
+                // SAFETY: as above; with a result it is nobody else's any more.
+                unsafe { request.drop_in_place() };
+                return Ok(result);
+            }
+            // Again if somebody else wakes the coroutine: its stack holds what the kernel writes to.
+            host.coroutine_yield(context);
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `request` is new, and stays where it is until it completes.
+    #[inline(always)] // Into the two ways in.
+    unsafe fn accept(&self, request: *mut Request) -> Result<(), Errno> {
+        // SAFETY: the caller's promise.
+        unsafe { Request::pin(request) };
+        // Room for those in flight as well: a short transfer comes back into the queue, and must
+        // not fail there.
+        self.queue.reserve(1 + self.in_flight.get())?;
+        self.counters.count(|counts| counts.submitted += 1);
+        // SAFETY: the caller's promise.
+        self.queue.push(unsafe { Request::entry(request) });
+        // SAFETY: the caller's promise.
+        self.offer(unsafe { (*request).dev_max_batch() });
+        self.settle();
+        Ok(())
+    }
+
+    /// Queues a request again that is not over, and for which there is room.
+    ///
+    /// # Safety
+    ///
+    /// `request` stays where it is until it completes; that may be before this returns.
+    pub(super) unsafe fn resubmit(&self, request: *mut Request) {
+        // SAFETY: the caller's promise.
+        self.queue.push(unsafe { Request::entry(request) });
+        // While detached only `drain` submits.
+        if self.is_attached() {
+            // SAFETY: the caller's promise.
+            self.offer(unsafe { (*request).dev_max_batch() });
+        }
+        self.settle();
+    }
+
+    /// Whether the calling thread may submit now.
+    fn check_usable(&self) -> Result<(), Errno> {
+        if !self.is_attached() {
+            return Err(Errno(libc::ENOTCONN));
+        }
+        if !self.host.is_home(self.context.get()) {
+            return Err(Errno(libc::EPERM));
+        }
+        Ok(())
+    }
+}

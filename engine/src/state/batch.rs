@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! When what is queued goes to the kernel: now, or together with what comes until the end of a plug
+//! or section.
+
+use super::State;
+use crate::host::Host;
+use crate::kernel::Kernel;
+
+/// Requests that are worth an io_submit(2) without waiting for more, unless the host knows better.
+const DEFAULT_MAX_BATCH: u64 = 32;
+
+impl<K: Kernel, H: Host> State<K, H> {
+    /// Lets requests gather until the matching [`unplug`](Self::unplug).
+    pub fn plug(&self) {
+        self.plugs.set(self.plugs.get() + 1);
+    }
+
+    /// Ends a plug and submits what gathered, unless another plug is there and the batch is not
+    /// full. False without a plug.
+    pub fn unplug(&self, dev_max_batch: u64) -> bool {
+        let Some(left) = self.plugs.get().checked_sub(1) else {
+            return false;
+        };
+        self.plugs.set(left);
+        if !self.queue.is_empty() && self.may_submit() {
+            let wanted = left == 0 || self.is_full_batch(dev_max_batch);
+            if wanted {
+                self.ioq_submit();
+            }
+        }
+        true
+    }
+
+    /// Decides about a request that was just queued, of a device that wants batches of
+    /// `dev_max_batch`. The state is attached.
+    #[inline(always)] // Into the ways in; the other is cold.
+    pub(super) fn offer(&self, dev_max_batch: u64) {
+        debug_assert!(self.is_attached(), "a look-up hook has detached the state");
+        if self.blocked.get() {
+            return;
+        }
+        if self.is_full_batch(dev_max_batch) {
+            self.ioq_submit();
+        } else if self.plugs.get() > 0 {
+            // The unplug submits it.
+        } else if self.host.has_deferred_calls() {
+            self.deferred.set(true);
+            self.host.defer_call(Self::on_deferred_call, self.opaque());
+        } else {
+            self.flush();
+        }
+    }
+
+    /// Whether to offer the kernel anything at all. While detached only [`drain`](Self::drain)
+    /// does: there is no context to ask for its limits, and a deferred call would come too late.
+    fn may_submit(&self) -> bool {
+        self.is_attached() && !self.blocked.get()
+    }
+
+    /// Submits what waited for the end of a plug or section, if that has come.
+    pub(super) fn flush(&self) {
+        let waiting = self.plugs.get() > 0 || self.sections.get() > 0;
+        if !waiting && !self.queue.is_empty() && self.may_submit() {
+            self.ioq_submit();
+        }
+    }
+
+    /// Lets submissions gather until the matching [`end_section`](Self::end_section).
+    #[inline]
+    pub(super) fn begin_section(&self) {
+        self.sections.set(self.sections.get() + 1);
+        if self.host.has_deferred_calls() {
+            self.host.defer_begin();
+        }
+    }
+
+    /// Submits what has gathered in the outermost section.
+    #[inline]
+    pub(super) fn end_section(&self) {
+        debug_assert!(self.sections.get() > 0, "a section ends that did not begin");
+        self.sections.set(self.sections.get() - 1);
+        if self.host.has_deferred_calls() {
+            self.host.defer_end();
+        } else {
+            self.flush();
+        }
+    }
+
+    /// Whether as many requests are queued as are worth an io_submit(2) at once: the smallest of the
+    /// limits that there are.
+    #[inline(always)] // Asked for each request.
+    fn is_full_batch(&self, dev_max_batch: u64) -> bool {
+        let context_limit = match self.host.aio_max_batch(self.context.get()) {
+            0 => DEFAULT_MAX_BATCH,
+            limit => limit,
+        };
+        let free = self.free_slots() as u64;
+        let queued = self.queue.len() as u64;
+        // A limit of zero is none, and becomes the largest.
+        let reaches = |limit: u64| limit.wrapping_sub(1) < queued;
+        reaches(context_limit) || reaches(dev_max_batch) || reaches(free)
+    }
+}

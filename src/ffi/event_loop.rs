@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The built-in event loop.
+
+use std::ptr;
+
+use laio_engine::host::AioContext;
+
+use super::host;
+use crate::event_loop;
+use crate::host::{ProcessHost, report};
+
+/// Makes an event loop of the built-in host. NULL, with a report, if no descriptor is free, or if
+/// the program has given hooks and so has event loops of its own.
+///
+/// The loop serves one thread: the one that makes it, or else the one that uses it first. The
+/// caller owns it and gives it to laio_loop_free() in the end.
+#[unsafe(no_mangle)]
+pub extern "C" fn laio_loop_new() -> *mut AioContext {
+    const NAME: &str = "laio_loop_new";
+    if !ProcessHost::get().expect_native(NAME) {
+        return ptr::null_mut();
+    }
+    event_loop::new().unwrap_or_else(|errno| {
+        report(NAME, format_args!("{errno:?}"));
+        ptr::null_mut()
+    })
+}
+
+/// Frees an event loop. One that still serves a state, or that is running, is reported and stays.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn laio_loop_free(ctx: *mut AioContext) {
+    // SAFETY: the caller's promise.
+    if let Err(reason) = unsafe { event_loop::free(ctx) } {
+        report("laio_loop_free", reason);
+    }
+}
+
+/// Runs an event loop of the built-in host: completes what is complete, submits what waits. Returns
+/// whether it made progress, which includes running the completions' callbacks. With `blocking`
+/// set it sleeps until it has; it returns false at once when nothing is outstanding, and on a thread
+/// that the loop does not serve. May be called from within a completion. As aio_poll() of QEMU.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn laio_loop_poll(ctx: *mut AioContext, blocking: bool) -> bool {
+    const NAME: &str = "laio_loop_poll";
+    if !host().expect_native(NAME) {
+        return false;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { event_loop::poll(ctx, blocking) }.unwrap_or_else(|reason| {
+        report(NAME, reason);
+        false
+    })
+}
