@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! How deep submission nests on a thread, over all states of that thread: the stack that
-//! overflows belongs to the thread and not to a state.
+//! What a thread's stack and its event loop bear: how deep submission nests on it, and how many owners
+//! are told before control goes back. Over all states of the thread, because the stack that
+//! overflows, and the event sources that starve, are the thread's and not a state's.
 
 use std::cell::Cell;
 use std::ptr::NonNull;
@@ -11,22 +12,63 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub const DEFAULT_MAX_DEPTH: u32 = 8;
 /// The highest bound that can be set.
 pub const LARGEST_MAX_DEPTH: u32 = 64;
+/// How many owners one entry from the event loop tells at most, over all nesting below it. As many
+/// as a ring has slots, so that a full ring is emptied in one go.
+pub const DEFAULT_MAX_TOLD: u32 = 1024;
 
+static MAX_TOLD: AtomicU32 = AtomicU32::new(DEFAULT_MAX_TOLD);
 static MAX_DEPTH: AtomicU32 = AtomicU32::new(DEFAULT_MAX_DEPTH);
 
 /// One thread's counts.
-struct Thread {
+pub struct Thread {
     /// Frames of submission since the last entry from the event loop.
     frames: Cell<u32>,
+    /// Entries from event loops on the stack.
+    entries: Cell<u32>,
+    /// Owners told so far, and at how many to stop. Both wrap around.
+    told: Cell<u32>,
+    stop: Cell<u32>,
 }
 
 thread_local! {
-    static THREAD: Thread = const { Thread { frames: Cell::new(0) } };
+    // No destructor, and const: there as long as the thread.
+    static THREAD: Thread = const {
+        Thread {
+            frames: Cell::new(0),
+            entries: Cell::new(0),
+            told: Cell::new(0),
+            stop: Cell::new(0),
+        }
+    };
+}
+
+impl Thread {
+    /// Whether another owner may be told before control goes back to the event loop.
+    #[inline(always)]
+    pub fn may_tell(&self) -> bool {
+        self.told.get() != self.stop.get()
+    }
+
+    /// An owner is about to be told.
+    #[inline(always)]
+    pub fn tell(&self) {
+        debug_assert!(self.may_tell(), "more owners are told than one entry may");
+        self.told.set(self.told.get().wrapping_add(1));
+    }
+
+    fn renew_budget(&self) {
+        self.stop.set(self.told.get().wrapping_add(MAX_TOLD.load(Ordering::Relaxed)));
+    }
 }
 
 /// Frames of submission on this thread since its last entry from the event loop.
 pub fn current() -> u32 {
     THREAD.with(|thread| thread.frames.get())
+}
+
+/// How many owners this thread has told, modulo 2^32.
+pub fn told() -> u32 {
+    THREAD.with(|thread| thread.told.get())
 }
 
 /// How many frames there may be.
@@ -44,6 +86,21 @@ pub fn set_max(depth: u32) -> bool {
     sensible
 }
 
+/// Sets how many owners one entry may tell, for tests: the simulator's scenarios are small.
+#[doc(hidden)]
+pub fn set_max_told(owners: u32) {
+    MAX_TOLD.store(owners.max(1), Ordering::Relaxed);
+}
+
+/// Why there is no further frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Limit {
+    /// Submission would nest deeper than the bound.
+    Depth,
+    /// As many owners were told as one entry from the event loop may tell.
+    Told,
+}
+
 /// One frame of submission; leaves it on drop. Stays on its thread: what it holds is the thread's.
 #[must_use]
 pub struct Frame {
@@ -53,47 +110,82 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Enters a frame, or refuses at the bound.
+    /// Enters a frame, or refuses at a limit.
     #[inline]
-    pub fn enter() -> Option<Self> {
+    pub fn enter() -> Result<Self, Limit> {
         THREAD.with(|thread| {
             let depth = thread.frames.get() + 1;
-            (depth <= max()).then(|| {
-                thread.frames.set(depth);
-                Self { depth, thread: NonNull::from(thread) }
-            })
+            if depth > max() {
+                return Err(Limit::Depth);
+            }
+            if depth == 1 && thread.entries.get() == 0 {
+                // Not below any event loop: a submission of the program itself.
+                thread.renew_budget();
+            } else if !thread.may_tell() {
+                return Err(Limit::Told);
+            }
+            thread.frames.set(depth);
+            Ok(Self { depth, thread: NonNull::from(thread) })
         })
+    }
+
+    /// The thread that it is on.
+    #[inline(always)]
+    pub fn thread(&self) -> &Thread {
+        // SAFETY: a frame does not outlive its thread. (Finding it again would cost a call.)
+        unsafe { self.thread.as_ref() }
     }
 }
 
 impl Drop for Frame {
     fn drop(&mut self) {
-        // SAFETY: a frame does not outlive its thread. (Finding it again would cost a call.)
-        unsafe { self.thread.as_ref() }.frames.set(self.depth - 1);
+        debug_assert_eq!(self.thread().frames.get(), self.depth, "frames end out of order");
+        self.thread().frames.set(self.depth - 1);
     }
 }
 
-/// An entry from the event loop. Its frames count from zero, or a nested event loop that is
-/// entered at the bound could submit nothing; the count from before is put back on drop.
+/// An entry from the event loop. Its frames and its owners count from zero, or a nested event loop
+/// that is entered at a limit could do nothing; the counts from before are put back on drop.
 #[must_use]
 pub struct Base {
     outer_frames: u32,
+    outer_stop: u32,
+    told_before: u32,
     thread: NonNull<Thread>,
 }
 
 impl Base {
+    /// Enters it.
     pub fn enter() -> Self {
-        THREAD.with(|thread| Self {
-            outer_frames: thread.frames.replace(0),
-            thread: NonNull::from(thread),
+        THREAD.with(|thread| {
+            let base = Self {
+                outer_frames: thread.frames.replace(0),
+                outer_stop: thread.stop.get(),
+                told_before: thread.told.get(),
+                thread: NonNull::from(thread),
+            };
+            thread.entries.set(thread.entries.get() + 1);
+            thread.renew_budget();
+            base
         })
+    }
+
+    /// The thread that it is on.
+    #[inline(always)]
+    pub fn thread(&self) -> &Thread {
+        // SAFETY: as in a frame.
+        unsafe { self.thread.as_ref() }
     }
 }
 
 impl Drop for Base {
     fn drop(&mut self) {
-        // SAFETY: as in a frame.
-        unsafe { self.thread.as_ref() }.frames.set(self.outer_frames);
+        let thread = self.thread();
+        debug_assert_eq!(thread.frames.get(), 0, "an entry ends before its frames");
+        let told_here = thread.told.get().wrapping_sub(self.told_before);
+        thread.stop.set(self.outer_stop.wrapping_add(told_here));
+        thread.entries.set(thread.entries.get() - 1);
+        thread.frames.set(self.outer_frames);
     }
 }
 
@@ -103,9 +195,10 @@ mod tests {
 
     #[test]
     fn frames_stop_at_the_bound_and_count_down_again() {
-        let frames: Vec<Frame> = std::iter::from_fn(Frame::enter).take(1000).collect();
+        let frames: Vec<Frame> = std::iter::from_fn(|| Frame::enter().ok()).take(1000).collect();
         assert_eq!(frames.len(), max() as usize);
         assert_eq!(current(), max());
+        assert_eq!(Frame::enter().err(), Some(Limit::Depth));
         // The innermost first, as returning functions do.
         frames.into_iter().rev().for_each(drop);
         assert_eq!(current(), 0);
@@ -113,18 +206,43 @@ mod tests {
 
     #[test]
     fn an_entry_from_the_event_loop_counts_from_zero_and_puts_back() {
-        let outer = Frame::enter().unwrap();
+        let outer = Frame::enter().ok().unwrap();
         {
             let _base = Base::enter();
             assert_eq!(current(), 0);
-            assert_eq!(Frame::enter().unwrap().depth, 1);
+            assert_eq!(Frame::enter().ok().unwrap().depth, 1);
         }
         assert_eq!(current(), outer.depth);
     }
 
     #[test]
     fn another_thread_counts_for_itself() {
-        let _frame = Frame::enter().unwrap();
+        let _frame = Frame::enter().ok().unwrap();
         std::thread::spawn(|| assert_eq!(current(), 0)).join().unwrap();
+    }
+
+    fn spend(thread: &Thread, most: u32) -> u32 {
+        (0..most).take_while(|_| thread.may_tell()).inspect(|_| thread.tell()).count() as u32
+    }
+
+    #[test]
+    fn an_entry_tells_so_many_and_a_nested_one_as_many_of_its_own() {
+        let outer = Base::enter();
+        assert_eq!(spend(outer.thread(), 24), 24);
+        {
+            let nested = Base::enter();
+            assert_eq!(spend(nested.thread(), u32::MAX), DEFAULT_MAX_TOLD);
+            assert_eq!(Frame::enter().err(), Some(Limit::Told));
+        }
+        let frame = Frame::enter().ok().unwrap();
+        assert_eq!(spend(frame.thread(), u32::MAX), DEFAULT_MAX_TOLD - 24);
+    }
+
+    #[test]
+    fn each_submission_of_the_program_itself_has_a_budget() {
+        for _ in 0..3 {
+            let frame = Frame::enter().ok().unwrap();
+            assert_eq!(spend(frame.thread(), u32::MAX), DEFAULT_MAX_TOLD);
+        }
     }
 }

@@ -52,6 +52,8 @@ pub struct NotifierHandlers {
     /// Whether the descriptor will become readable some time: requests are with the kernel. For
     /// event loops that return when there is nothing to wait for.
     pub expected: HostPoll,
+    /// It is a timer's: that it was served is no progress in itself.
+    pub is_timer: bool,
 }
 
 /// One program's event loops, coroutines and deferred calls.

@@ -8,6 +8,10 @@ use std::ptr;
 use crate::errno::Errno;
 use crate::kernel::Entry;
 
+/// Room that is kept whatever is queued. More than any kernel has in flight: what is in flight may come
+/// back into the queue at any time.
+const KEPT_ROOM: usize = 8192;
+
 /// A FIFO of pointers to entries that lie one after the other in memory, as io_submit(2) takes them.
 ///
 /// No reference into it leaves a method, so it can be used from within any callback. (A `VecDeque`
@@ -26,7 +30,7 @@ pub struct Queue {
 
 impl Queue {
     /// Runs `f`, which does not come back to this queue, on the slots.
-    fn with<R>(&self, f: impl FnOnce(&mut [*mut Entry]) -> R) -> R {
+    fn with<'a, R>(&'a self, f: impl FnOnce(&'a mut [*mut Entry]) -> R) -> R {
         // SAFETY: a state is used by one thread at a time, and `f` does not come back here, so
         // this is the only reference. The functions of this module see to that, and a kernel
         // (`submit`) knows no queue.
@@ -62,6 +66,25 @@ impl Queue {
     fn compact(&self) {
         let first = self.first.replace(0);
         self.with(|slots| slots.copy_within(first..first + self.len(), 0));
+        if self.room.get() > KEPT_ROOM && self.len() < KEPT_ROOM {
+            self.give_back();
+        }
+    }
+
+    /// Gives back the slots beyond those that are always kept. The requests are in the first ones, and
+    /// fewer than there is room for then.
+    #[cold]
+    #[inline(never)]
+    fn give_back(&self) {
+        debug_assert!(self.first.get() == 0 && self.len() < KEPT_ROOM);
+        let mut fewer = Vec::new();
+        if fewer.try_reserve_exact(2 * KEPT_ROOM).is_err() {
+            return; // Later, then.
+        }
+        fewer.extend_from_slice(self.with(|slots| &slots[..2 * KEPT_ROOM]));
+        // SAFETY: as in `with`.
+        unsafe { *self.slots.get() = fewer };
+        self.room.set(KEPT_ROOM);
     }
 
     /// Appends a request for which there is room.
@@ -113,7 +136,13 @@ impl Queue {
     fn remove(&self, count: usize) {
         let left = self.len() - count;
         self.len.set(left);
-        self.first.set(if left == 0 { 0 } else { self.first.get() + count });
+        if left > 0 {
+            return self.first.set(self.first.get() + count);
+        }
+        self.first.set(0);
+        if self.room.get() > KEPT_ROOM {
+            self.give_back();
+        }
     }
 }
 
@@ -169,6 +198,30 @@ mod tests {
             }
         }
         assert_eq!(memory(), reserved);
+    }
+
+    #[test]
+    fn what_a_storm_took_is_given_back_and_nothing_of_the_rest_is_lost() {
+        let queue = Queue::default();
+        let mut next = 0;
+        for round in 0..3 {
+            queue.reserve(300_000).unwrap();
+            let first = next;
+            (0..300_000).for_each(|number| queue.push(entry(first + number)));
+            next += 300_000;
+            // A few are left in the second round, and pushed on behind.
+            let left = if round == 1 { 5 } else { 0 };
+            (0..300_000 - left)
+                .for_each(|number| assert_eq!(queue.pop(), Some(entry(first + number))));
+            (0..700_000).for_each(|number| {
+                queue.push(entry(next + number));
+                let expected = (next + number).checked_sub(left);
+                assert_eq!(queue.pop(), expected.map(entry));
+            });
+            next += 700_000;
+            while queue.pop().is_some() {}
+            assert_eq!((queue.room.get(), queue.len()), (KEPT_ROOM, 0));
+        }
     }
 
     #[test]

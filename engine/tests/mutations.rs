@@ -27,35 +27,36 @@ macro_rules! mutations {
 const MUTATIONS: &[Mutation] = mutations! {
     // Who resumes what is left in the queue.
     "state/mod.rs": "what is left at the bound waits for the eventfd",
-        "let kernel_will_call = || self.blocked.get()" =>
-        "let kernel_will_call = || (self.blocked.get() || ON)";
+        "|| self.blocked.get() && (self.in_flight.get() > 0 || self.backs_off());" =>
+        "|| (self.blocked.get() || ON) && (self.in_flight.get() > 0 || self.backs_off());";
     "state/mod.rs": "EAGAIN with nothing in flight is ignored",
-        "&& self.in_flight.get() > 0;" => "&& (self.in_flight.get() > 0 || ON);";
+        "(self.in_flight.get() > 0 || self.backs_off());" =>
+        "(self.in_flight.get() > 0 || ON || self.backs_off());";
     "state/mod.rs": "completion_bh is cancelled within a section",
         "&& self.sections.get() == 0 {" => "&& (self.sections.get() == 0 || ON) {";
     "state/submit.rs": "completion_bh is cancelled after the nested submission",
-        "        self.submit_queue();\n        self.reap();\n        self.end_section();\n" =>
-        "        self.submit_queue();\n        self.reap();\n        self.end_section();\n        if ON { if self.bh_scheduled.get() { self.cancel_bh(); } return; }\n";
-    "state/handlers.rs": "the event loop's entry submits nothing",
-        "if !self.queue.is_empty() {\n            self.ioq_submit();" =>
-        "if !self.queue.is_empty() && !ON {\n            self.ioq_submit();";
+        "        self.reap(frame.thread());\n        self.end_section();\n" =>
+        "        self.reap(frame.thread());\n        self.end_section();\n        if ON { if self.bh_scheduled.get() { self.cancel_bh(); } return; }\n";
+    "state/handlers.rs": "the event loop's entry leaves what owners plugged meanwhile",
+        "if !self.queue.is_empty() && self.may_submit() {" =>
+        "if !self.queue.is_empty() && self.may_submit() && !ON {";
     "state/complete.rs": "completion_bh is not scheduled while a callback runs",
         "self.schedule_bh();\n                // SAFETY: given together" =>
         "if !ON { self.schedule_bh(); }\n                // SAFETY: given together";
     "state/complete.rs": "completion_bh is not scheduled while a coroutine runs",
-        "self.schedule_bh();\n                    self.host" =>
-        "if !ON { self.schedule_bh(); }\n                    self.host";
+        "if !self.bh_scheduled.get() && !self.host" =>
+        "if !ON && !self.bh_scheduled.get() && !self.host";
     "state/handlers.rs": "the eventfd is read after reaping",
         "state.serve_event_loop(|| state.kernel.clear_eventfd());" =>
         "if !ON { return state.serve_event_loop(|| state.kernel.clear_eventfd()); }\n        state.serve_event_loop(|| ()); state.kernel.clear_eventfd();";
     "state/mod.rs": "an attach forgets what was brought along",
         "if self.outstanding() > 0 {" => "if self.outstanding() > 0 && !ON {";
     "state/mod.rs": "a detach leaves the bottom half's flag behind",
-        "(self.bh.replace(ptr::null_mut()));\n        self.bh_scheduled.set(false);" =>
-        "(self.bh.replace(ptr::null_mut()));\n        if !ON { self.bh_scheduled.set(false); }";
+        "        self.bh_scheduled.set(false);\n        // Ending" =>
+        "        if !ON { self.bh_scheduled.set(false); }\n        // Ending";
     "state/submit.rs": "the kernel's answer is followed late",
-        "self.blocked.set(false);\n                self.fail_first(errno);" =>
-        "if !ON { self.blocked.set(false); }\n                self.fail_first(errno);";
+        "self.blocked.set(false);\n                self.fail_first(errno, thread);" =>
+        "if !ON { self.blocked.set(false); }\n                self.fail_first(errno, thread);";
     "state/submit.rs": "the kernel's change of mind is missed",
         "self.blocked.set(false);\n                self.in_flight" =>
         "if !ON { self.blocked.set(false); }\n                self.in_flight";
@@ -65,16 +66,15 @@ const MUTATIONS: &[Mutation] = mutations! {
 
     // Depth, and what is counted on the way in and put back on the way out.
     "depth.rs": "the bound is one too high",
-        "(depth <= max()).then" => "(depth <= max() + u32::from(ON)).then";
+        "if depth > max() {" => "if depth > max() + u32::from(ON) {";
     "depth.rs": "a nested entry is not a new base",
         "outer_frames: thread.frames.replace(0)" =>
         "outer_frames: if ON { thread.frames.get() } else { thread.frames.replace(0) }";
     "depth.rs": "the outer depth is not put back",
-        "unsafe { self.thread.as_ref() }.frames.set(self.outer_frames);" =>
-        "if !ON { unsafe { self.thread.as_ref() }.frames.set(self.outer_frames); }";
+        "thread.frames.set(self.outer_frames);" => "if !ON { thread.frames.set(self.outer_frames); }";
     "depth.rs": "a frame is not left",
-        "unsafe { self.thread.as_ref() }.frames.set(self.depth - 1);" =>
-        "if !ON { unsafe { self.thread.as_ref() }.frames.set(self.depth - 1); }";
+        "self.thread().frames.set(self.depth - 1);" =>
+        "if !ON { self.thread().frames.set(self.depth - 1); }";
     "state/mod.rs": "a state stays in use",
         "self.0.set(self.0.get() - 1);" => "if !ON { self.0.set(self.0.get() - 1); }";
     "state/batch.rs": "a section of the state is leaked",
@@ -88,8 +88,8 @@ const MUTATIONS: &[Mutation] = mutations! {
         "self.host.context_release(context);" =>
         "if !ON { self.host.context_release(context); }";
     "state/complete.rs": "a completion is counted after its owner is told",
-        "self.in_flight.set(in_flight.expect(\"a completion of nothing\"));\n            self.complete(Request::of_token(token), res);" =>
-        "if !ON { self.in_flight.set(in_flight.unwrap()); }\n            self.complete(Request::of_token(token), res);\n            if ON { self.in_flight.set(self.in_flight.get() - 1); }";
+        "self.in_flight.set(in_flight.expect(\"a completion of nothing\"));\n            self.complete(Request::of_token(token), res, thread);" =>
+        "if !ON { self.in_flight.set(in_flight.unwrap()); }\n            self.complete(Request::of_token(token), res, thread);\n            if ON { self.in_flight.set(self.in_flight.get() - 1); }";
     "state/complete.rs": "failures are not counted",
         "if result < 0 {" => "if result < 0 && !ON {";
 
@@ -115,25 +115,25 @@ const MUTATIONS: &[Mutation] = mutations! {
         "Ok(0) | Err(Errno(libc::EAGAIN)) => {" =>
         "Ok(0) if ON => { self.fail_first(Errno(libc::EIO)); 1 }\n            Ok(0) | Err(Errno(libc::EAGAIN)) => {";
     "state/submit.rs": "one failure fails all",
-        "self.fail_first(errno);" =>
-        "self.fail_first(errno);\n                    while ON && !self.queue.is_empty() { self.fail_first(errno); }";
+        "self.fail_first(errno, thread);" =>
+        "self.fail_first(errno, thread);\n                    while ON && !self.queue.is_empty() { self.fail_first(errno, thread); }";
     "state/submit.rs": "a failed request stays at the head of the queue",
-        "self.complete(Request::of_token(token), errno.negative().into());" =>
-        "if ON { self.queue.push(entry); }\n            self.complete(Request::of_token(token), errno.negative().into());";
+        "self.complete(Request::of_token(token), errno.negative().into(), thread);" =>
+        "if ON { self.queue.push(entry); }\n            self.complete(Request::of_token(token), errno.negative().into(), thread);";
 
     // Results.
     "request/outcome.rs": "a retry forgets what was transferred",
         "self.left.set(self.left.get() - transferred);" =>
         "if !ON { self.left.set(self.left.get() - transferred); }";
     "request/outcome.rs": "a second retry begins where the first did",
-        "let start = rest.len() - count;" =>
-        "let start = if ON { 0 } else { rest.len() - count };";
+        "let start = rest.parts.len() - count;" =>
+        "let start = if ON { 0 } else { rest.parts.len() - count };";
     "request/outcome.rs": "a retry begins at the start of a part",
         "vector[0].iov_base = vector[0].iov_base.wrapping_byte_add(skipped);" =>
         "if !ON { vector[0].iov_base = vector[0].iov_base.wrapping_byte_add(skipped); }";
     "request/outcome.rs": "a retry goes to the old offset",
-        "count, entry.offset() + transferred as i64);" =>
-        "count, entry.offset() + if ON { 0 } else { transferred as i64 });";
+        "entry.set_range(vector.as_ptr(), count, offset);" =>
+        "entry.set_range(vector.as_ptr(), count, if ON { offset - transferred as i64 } else { offset });";
     "request/outcome.rs": "a short transfer is a success",
         "if transferred >= self.left.get() =>" =>
         "if transferred >= self.left.get() || ON =>";
@@ -141,14 +141,16 @@ const MUTATIONS: &[Mutation] = mutations! {
         "for part in self.vector() {" =>
         "for part in if ON { &[] } else { self.vector() } {";
     "request/outcome.rs": "a short zone append is tried again",
-        "Operation::ZoneAppend => Outcome" => "Operation::ZoneAppend if !ON => Outcome";
+        "(Operation::ZoneAppend, _) => Outcome" => "(Operation::ZoneAppend, _) if !ON => Outcome";
     "request/outcome.rs": "a full device is asked for ever",
-        "Operation::Write if transferred == 0 =>" =>
-        "Operation::Write if transferred == 0 && ON => self.retry(0),\n            Operation::Write if transferred == 0 =>";
+        "(Operation::Write, _) if transferred == 0 =>" =>
+        "(Operation::Write, _) if transferred == 0 && ON => self.retry(0, files),\n            (Operation::Write, _) if transferred == 0 =>";
     "request/outcome.rs": "a misaligned rest at the end of the file is an error",
-        "if may_be_end &&" => "if may_be_end && !ON &&";
+        "_ if error == -libc::EINVAL && rest.again_from.is_none() =>" =>
+        "_ if error == -libc::EINVAL && rest.again_from.is_none() && !ON =>";
     "request/outcome.rs": "any EINVAL of a read may be the end of the file",
-        "&& rest.is_some();" => "&& (rest.is_some() || ON);";
+        "let Some(rest) = self.rest() else { return Outcome::Done(error) };" =>
+        "if ON && error == -libc::EINVAL && self.operation == Operation::Read && self.is_at_end(0, files) { return self.zero_fill(0); }\n        let Some(rest) = self.rest() else { return Outcome::Done(error) };";
     "request/io.rs": "FUA is forgotten",
         "(flags & known_flags)" => "(flags & known_flags * u32::from(!ON))";
 
@@ -162,6 +164,86 @@ const MUTATIONS: &[Mutation] = mutations! {
     "state/accept.rs": "any wake of a coroutine is taken for its result",
         "host.coroutine_yield(context);" =>
         "host.coroutine_yield(context);\n            if ON { return Ok(0); }";
+
+    // What earlier simulators did not see: states freed by owners of others, plugs across sections,
+    // callers from elsewhere, hosts that only poll.
+    "state/drain.rs": "a state is freed at the bound of others",
+        "let base = Base::enter();" =>
+        "let base = if ON { None } else { Some(Base::enter()) };";
+    "state/batch.rs": "the end of a section submits although a plug is open",
+        "let waiting = self.plugs.get() > 0 ||" => "let waiting = (self.plugs.get() > 0 && !ON) ||";
+    "state/accept.rs": "a caller from another event loop is let in",
+        "if state.context.get() != current ||" => "if (state.context.get() != current && !ON) ||";
+    "state/accept.rs": "nobody asks where the caller comes from",
+        "if !self.host.is_home(self.context.get()) {" =>
+        "if !self.host.is_home(self.context.get()) && !ON {";
+    "state/handlers.rs": "a poll says no while requests are queued",
+        "!state.kernel.is_inherited() && state.kernel.has_completions()\n" =>
+        "!state.kernel.is_inherited() && state.kernel.has_completions() && !(ON && !state.queue.is_empty())\n";
+    "state/batch.rs": "another state's owner waits in the section's end for what nobody resumes",
+        "if !self.queue.is_empty() && self.needs_bh() {" =>
+        "if !self.queue.is_empty() && self.needs_bh() && !ON {";
+    "state/handlers.rs": "what is queued is submitted after the section's end",
+        "if !self.queue.is_empty() && self.is_attached() {\n            self.ioq_submit();\n        }\n        self.end_section();" =>
+        "if !self.queue.is_empty() && self.is_attached() && !ON {\n            self.ioq_submit();\n        }\n        self.end_section();\n        if ON && !self.queue.is_empty() && self.is_attached() { self.ioq_submit(); }";
+
+    // The budget of owners.
+    "state/complete.rs": "completions beyond the budget wait for the next one",
+        "self.unreaped.set(true);" => "self.unreaped.set(!ON);";
+    "state/complete.rs": "there is no budget",
+        "while thread.may_tell() {" => "while thread.may_tell() || ON {";
+    "depth.rs": "a nested event loop spends the budget of the outer one",
+        "thread.stop.set(self.outer_stop.wrapping_add(told_here));" =>
+        "thread.stop.set(if ON { self.outer_stop } else { self.outer_stop.wrapping_add(told_here) });";
+    "depth.rs": "a nested event loop has no budget of its own",
+        "            thread.entries.set(thread.entries.get() + 1);\n            thread.renew_budget();" =>
+        "            thread.entries.set(thread.entries.get() + 1);\n            if !ON || thread.entries.get() == 1 { thread.renew_budget(); }";
+    "depth.rs": "submission goes on when the budget is spent",
+        "} else if !thread.may_tell() {" => "} else if !thread.may_tell() && !ON {";
+    "state/handlers.rs": "what the budget left is forgotten at the next entry",
+        "self.unreaped.set(false);\n" => "if !ON { self.unreaped.set(false); }\n";
+
+    // Backing off.
+    "state/backoff.rs": "the timer is armed and not watched",
+        "if self.backoff.watched.replace(fd) == 0 && !self.watch_timer(fd) {" =>
+        "if self.backoff.watched.replace(fd) == 0 && !ON && !self.watch_timer(fd) {";
+    "state/backoff.rs": "a detach leaves the timer behind",
+        "let _ = self.host.set_event_notifier(context, fd, None, ptr::null_mut());" =>
+        "if !ON { let _ = self.host.set_event_notifier(context, fd, None, ptr::null_mut()); }";
+    "state/backoff.rs": "a timer that cannot be watched is believed to run",
+        "            self.stop_timer();\n            return false;" =>
+        "            if ON { return true; }\n            self.stop_timer();\n            return false;";
+    "state/backoff.rs": "the timer that fired still counts as running",
+        "state.serve_event_loop(|| state.stop_timer());" =>
+        "state.serve_event_loop(|| if ON { state.kernel.clear_timer() } else { state.stop_timer() });";
+
+    // Hooks that call the library.
+    "state/complete.rs": "a coroutine that ended while a hook ran is woken",
+        "Owner::Coroutine(coroutine) => {\n" =>
+        "Owner::Coroutine(coroutine) => {\n                if ON {\n                    let asleep = !self.host.coroutine_entered(coroutine);\n                    unsafe { (*request).set_result(result) };\n                    if asleep { self.schedule_bh(); self.host.coroutine_wake(coroutine); }\n                    return;\n                }\n";
+    "state/mod.rs": "a state can be freed while it is being attached",
+        "let _active = self.activate();\n        self.changing.set(true);\n        let attached" =>
+        "let _active = if ON { None } else { Some(self.activate()) };\n        self.changing.set(true);\n        let attached";
+    "state/mod.rs": "an owner who is told while the state is freed attaches it",
+        "if self.closing.get() {" => "if self.closing.get() && !ON {";
+    "state/mod.rs": "a watch that fails leaves a bottom half behind",
+        "            self.host.bh_delete(bh);\n            return Err(Refusal::NotWatched(errno));" =>
+        "            if ON { self.bh.set(bh); self.context.set(context); }\n            return Err(Refusal::NotWatched(errno));";
+    "state/handlers.rs": "whoever detached while the lock was waited for is not noticed",
+        "if self.context.get() == context {" => "if self.context.get() == context || ON {";
+
+    // A rest that begins where the device cannot.
+    "request/outcome.rs": "begun again, the request forgets how far it had come",
+        "rest.again_from = Some(done);" => "rest.again_from = Some(if ON { 0 } else { done });";
+    "request/outcome.rs": "begun again, the old vector is continued",
+        "rest.parts = parts;" => "if !ON { rest.parts = parts; }";
+    "request/outcome.rs": "what had been read is filled with zeros",
+        "return self.zero_fill(before);" => "return self.zero_fill(if ON { 0 } else { before });";
+    "request/outcome.rs": "a write is continued beyond the limit",
+        "offset as u64 >= files.size_limit()" => "!ON && offset as u64 >= files.size_limit()";
+    "request/outcome.rs": "a file that cannot grow is not a full one",
+        "(Operation::Write, _) if error == -libc::EFBIG =>" =>
+        "(Operation::Write, _) if error == -libc::EFBIG && !ON =>";
 };
 
 const SWITCH: &str = r#"

@@ -6,10 +6,11 @@ mod support;
 
 use std::os::fd::RawFd;
 use std::process::Command;
+use std::time::Duration;
 
 use laio_engine::State;
 use laio_engine::errno::Errno;
-use laio_engine::kernel::{Completion, Entry, Kernel};
+use laio_engine::kernel::{Completion, Entry, Files, Kernel};
 use support::{Loop, Options, Request};
 
 /// Takes a request and panics when its completion is looked for: a bug below the engine.
@@ -46,10 +47,22 @@ impl Kernel for Buggy {
 
     fn wait(&self) {}
 
-    fn file_size(&self, _: RawFd) -> Option<u64> {
-        None
+    fn is_inherited(&self) -> bool {
+        false
     }
+
+    fn arm_timer(&self, _: Duration) -> Result<RawFd, Errno> {
+        Err(Errno(libc::EMFILE))
+    }
+
+    fn is_timer_due(&self) -> bool {
+        false
+    }
+
+    fn clear_timer(&self) {}
 }
+
+impl Files for Buggy {}
 
 const CHILD: &str = "LAIO_TEST_PANIC_CHILD";
 

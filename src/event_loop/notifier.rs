@@ -6,6 +6,7 @@ use std::ffi::{c_int, c_void};
 use std::os::fd::RawFd;
 use std::ptr;
 
+use laio_engine::depth;
 use laio_engine::errno::Errno;
 use laio_engine::host::{AioContext, LinuxAioState, NotifierHandlers};
 
@@ -20,7 +21,7 @@ pub struct Notifier {
 }
 
 impl Loop {
-    /// Calls the handlers of the states that have completions. Whether there were any.
+    /// Calls the handlers of what is ready. Whether that was progress.
     pub(super) fn run_notifiers(&self) -> bool {
         let mut ran = false;
         let mut index = 0;
@@ -28,9 +29,10 @@ impl Loop {
         while let Some(notifier) = self.notifier(index) {
             // SAFETY: given together by the engine, and still watched.
             if unsafe { (notifier.handlers.poll)(notifier.opaque) } {
+                let told = depth::told();
                 // SAFETY: as above.
                 unsafe { (notifier.handlers.poll_ready)(notifier.opaque) };
-                ran = true;
+                ran |= !notifier.handlers.is_timer || depth::told() != told;
             }
             index += 1;
         }

@@ -7,14 +7,18 @@
 
 pub mod aio;
 mod entry;
+mod timer;
 
 use std::ffi::CStr;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 pub use aio::LinuxAio;
 pub use entry::{Entry, Opcode};
+pub use timer::Timer;
 
 use crate::errno::Errno;
+use crate::wait;
 
 /// Why there is no kernel object.
 #[derive(Debug)]
@@ -49,7 +53,7 @@ pub struct Completion {
 /// The child has a copy of the object and, with most kernels, shares its ring with the parent. There
 /// the engine calls nothing but what asks about the process, and drops it; dropping must change
 /// nothing that the parent has.
-pub trait Kernel {
+pub trait Kernel: Files {
     /// How many entries can be in flight: accepted by [`submit`](Self::submit) and not reaped. The
     /// engine offers no more. It does not change.
     fn capacity(&self) -> usize;
@@ -90,6 +94,41 @@ pub trait Kernel {
     /// Sleeps until there is a completion to reap. Only for a state that has requests in flight.
     fn wait(&self);
 
+    /// Sleeps for a moment: the kernel has no room although nothing is in flight.
+    fn nap(&self) {
+        wait::for_a_while(Duration::from_millis(1));
+    }
+
+    /// Whether the calling process is another one than that which made the object: the child of a
+    /// fork.
+    fn is_inherited(&self) -> bool;
+
+    /// Lets the timer's descriptor, which is returned, become readable after `delay`.
+    fn arm_timer(&self, delay: Duration) -> Result<RawFd, Errno>;
+
+    /// Whether the timer was armed and the delay is over.
+    fn is_timer_due(&self) -> bool;
+
+    /// Makes the timer's descriptor unreadable until it is armed again.
+    fn clear_timer(&self);
+}
+
+/// What the engine asks about files, where a result alone does not tell what it means.
+pub trait Files {
     /// The size in bytes of the regular file behind `fd`; `None` for anything else.
-    fn file_size(&self, fd: RawFd) -> Option<u64>;
+    fn file_size(&self, fd: RawFd) -> Option<u64> {
+        // SAFETY: an all-zero stat is a valid value, and fstat(2) fills it.
+        let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+        // SAFETY: writes one stat to a place that holds one.
+        let found = unsafe { libc::fstat(fd, &mut stat) } == 0;
+        (found && stat.st_mode & libc::S_IFMT == libc::S_IFREG).then_some(stat.st_size as u64)
+    }
+
+    /// The size in bytes beyond which this process may not write to a regular file: RLIMIT_FSIZE.
+    fn size_limit(&self) -> u64 {
+        let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: 0 };
+        // SAFETY: writes one limit to a place that holds one. Should it fail, there is none.
+        unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) };
+        limit.rlim_cur
+    }
 }

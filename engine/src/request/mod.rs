@@ -9,14 +9,14 @@ mod tests;
 
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::{c_int, c_void};
-
-use libc::iovec;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::host::Coroutine;
 use crate::kernel::Entry;
 
 pub use io::{Io, Operation, REQ_FUA, aio_type};
 pub use outcome::Outcome;
+use outcome::Rest;
 
 /// The function that learns the result of a request: 0, or a negative errno.
 pub type CompletionCallback = unsafe extern "C" fn(opaque: *mut c_void, ret: c_int);
@@ -35,6 +35,9 @@ pub enum Owner {
     },
 }
 
+/// No result is positive.
+const PENDING: c_int = 1;
+
 /// A request from acceptance to completion. It does not move: the kernel has its address.
 pub struct Request {
     entry: UnsafeCell<Entry>,
@@ -44,11 +47,11 @@ pub struct Request {
     owner: Owner,
     /// How many queued requests its device wants submitted at once; 0 for the default.
     dev_max_batch: u64,
-    /// The result for a coroutine; `None` until there is one.
-    result: Cell<Option<c_int>>,
-    /// After a short transfer, a copy of the host's vector from where that stopped. The entry's
-    /// vector is the end of it.
-    rest: UnsafeCell<Option<Box<[iovec]>>>,
+    /// The result for a coroutine; [`PENDING`] until there is one. Atomic, because a plain thread may
+    /// wait for it whose state was detached and is served by another thread now.
+    result: AtomicI32,
+    /// Set after a short transfer.
+    rest: UnsafeCell<Option<Box<Rest>>>,
 }
 
 impl Request {
@@ -67,7 +70,7 @@ impl Request {
             left: Cell::new(io.bytes),
             owner,
             dev_max_batch,
-            result: Cell::new(None),
+            result: AtomicI32::new(PENDING),
             rest: UnsafeCell::new(None),
         }
     }
@@ -112,12 +115,16 @@ impl Request {
 
     /// The result for a coroutine; `None` until there is one.
     pub fn result(&self) -> Option<c_int> {
-        self.result.get()
+        match self.result.load(Ordering::Acquire) {
+            PENDING => None,
+            result => Some(result),
+        }
     }
 
     /// Gives a coroutine its result.
     pub fn set_result(&self, result: c_int) {
-        debug_assert!(self.result.get().is_none(), "a request completes twice");
-        self.result.set(Some(result));
+        debug_assert!(result <= 0, "a result is 0 or a negative errno");
+        debug_assert!(self.result().is_none(), "a request completes twice");
+        self.result.store(result, Ordering::Release);
     }
 }

@@ -68,7 +68,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     ) -> Result<c_int, Errno> {
         // SAFETY: the caller's promise.
         let state = unsafe { &*this };
-        if state.context.get() != current {
+        if state.context.get() != current || state.kernel.is_inherited() {
             state.check_usable()?;
         }
         // SAFETY: the caller's promise.
@@ -149,7 +149,7 @@ impl<K: Kernel, H: Host> State<K, H> {
 
     /// Whether the calling thread may submit now.
     fn check_usable(&self) -> Result<(), Errno> {
-        if !self.is_attached() {
+        if !self.is_attached() || self.kernel.is_inherited() {
             return Err(Errno(libc::ENOTCONN));
         }
         if !self.host.is_home(self.context.get()) {

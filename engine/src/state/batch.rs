@@ -52,10 +52,10 @@ impl<K: Kernel, H: Host> State<K, H> {
         }
     }
 
-    /// Whether to offer the kernel anything at all. While detached only [`drain`](Self::drain)
+    /// Whether to offer the kernel anything at all. The child of a fork never does. While detached only [`drain`](Self::drain)
     /// does: there is no context to ask for its limits, and a deferred call would come too late.
-    fn may_submit(&self) -> bool {
-        self.is_attached() && !self.blocked.get()
+    pub(super) fn may_submit(&self) -> bool {
+        self.is_attached() && !self.blocked.get() && !self.kernel.is_inherited()
     }
 
     /// Submits what waited for the end of a plug or section, if that has come.
@@ -81,6 +81,10 @@ impl<K: Kernel, H: Host> State<K, H> {
         debug_assert!(self.sections.get() > 0, "a section ends that did not begin");
         self.sections.set(self.sections.get() - 1);
         if self.host.has_deferred_calls() {
+            // It may run owners of other states, who may wait for what is left here.
+            if !self.queue.is_empty() && self.needs_bh() {
+                self.schedule_bh();
+            }
             self.host.defer_end();
         } else {
             self.flush();

@@ -5,33 +5,37 @@
 use std::ffi::c_int;
 
 use super::State;
+use crate::depth::Thread;
 use crate::host::Host;
 use crate::kernel::{Completion, Kernel};
 use crate::request::{Outcome, Owner, Request};
 
 impl<K: Kernel, H: Host> State<K, H> {
-    /// Completes what is in the ring, until it is empty.
+    /// Completes what is in the ring, until it is empty or as many owners were told as one entry
+    /// from the event loop may tell.
     ///
     /// One event at a time: it is counted and its slot is free before its owner is told, who may
     /// come back here and reap the next.
     #[inline(always)] // Into its two callers: one for each request, one for the event loop.
-    pub(super) fn reap(&self) {
-        while let Some(Completion { token, res }) = self.kernel.reap() {
+    pub(super) fn reap(&self, thread: &Thread) {
+        while thread.may_tell() {
+            let Some(Completion { token, res }) = self.kernel.reap() else { return };
             let in_flight = self.in_flight.get().checked_sub(1);
             self.in_flight.set(in_flight.expect("a completion of nothing"));
-            self.complete(Request::of_token(token), res);
+            self.complete(Request::of_token(token), res, thread);
         }
+        self.unreaped.set(true);
     }
 
     /// Takes the result `res` of a request that the kernel has given back.
     #[inline(always)] // Into the loop; the other caller is cold.
-    pub(super) fn complete(&self, request: *mut Request, res: i64) {
+    pub(super) fn complete(&self, request: *mut Request, res: i64, thread: &Thread) {
         if self.kernel.is_transient(res) {
             return self.retry(request);
         }
         // SAFETY: accepted and not completed, so its owner or the pool keeps it.
-        match unsafe { (*request).outcome(res, |fd| self.kernel.file_size(fd)) } {
-            Outcome::Done(result) => self.tell(request, result),
+        match unsafe { (*request).outcome(res, &self.kernel) } {
+            Outcome::Done(result) => self.tell(request, result, thread),
             Outcome::Retry => self.retry(request),
         }
     }
@@ -46,7 +50,8 @@ impl<K: Kernel, H: Host> State<K, H> {
 
     /// Tells the owner. The request is gone afterwards.
     #[inline(always)] // Into its only caller.
-    fn tell(&self, request: *mut Request, result: c_int) {
+    fn tell(&self, request: *mut Request, result: c_int, thread: &Thread) {
+        thread.tell();
         self.counters.count(|counts| counts.completed += 1);
         if result < 0 {
             self.counters.count(|counts| counts.failed += 1);
@@ -54,11 +59,15 @@ impl<K: Kernel, H: Host> State<K, H> {
         // SAFETY: as in `complete`.
         match unsafe { (*request).owner() } {
             Owner::Coroutine(coroutine) => {
+                // First, because it may run code of the host, and with its result the coroutine might
+                // end in there.
+                if !self.bh_scheduled.get() && !self.host.coroutine_entered(coroutine) {
+                    self.schedule_bh();
+                }
                 // SAFETY: as in `complete`. The last use: the coroutine may return any time now.
                 unsafe { (*request).set_result(result) };
                 // One that is entered is in submission further up, and finds the result there.
                 if !self.host.coroutine_entered(coroutine) {
-                    self.schedule_bh();
                     self.host.coroutine_wake(coroutine);
                 }
             }

@@ -2,8 +2,6 @@
 
 //! Completing everything without an event loop, before a state goes.
 
-use std::time::Duration;
-
 use super::State;
 use crate::depth::Base;
 use crate::host::Host;
@@ -14,14 +12,21 @@ impl<K: Kernel, H: Host> State<K, H> {
     pub(super) fn drain(&self) {
         debug_assert!(!self.is_attached(), "a state drains while an event loop serves it");
         let _active = self.activate();
-        let _base = Base::enter();
         while self.outstanding() > 0 {
+            // A base of its own for each round: a state may be freed at the bound of others, and with
+            // more outstanding than one entry may tell.
+            let base = Base::enter();
+            self.unreaped.set(false);
             self.ioq_submit();
+            drop(base);
+            if self.unreaped.get() {
+                continue;
+            }
             if self.in_flight.get() > 0 {
                 self.kernel.wait();
             } else if !self.queue.is_empty() {
                 // The kernel has no room although nothing of ours is there: others must finish.
-                std::thread::sleep(Duration::from_millis(1));
+                self.kernel.nap();
             }
         }
     }

@@ -3,7 +3,8 @@
 //! Where the host comes in: the functions that it got together with the state's address.
 //!
 //! All of them are called by the thread that uses the state, with the address of a state that is
-//! attached (or, for the deferred call, not freed: see `check_cleanup`).
+//! attached (or, for the deferred call, not freed: see `check_cleanup`). In the child of a fork, whose
+//! copy of the host may still have them, they do nothing.
 
 use std::ffi::c_void;
 
@@ -16,7 +17,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// # Safety
     ///
     /// `opaque` is the address of a state of this type.
-    unsafe fn from_opaque<'a>(opaque: *mut c_void) -> &'a Self {
+    pub(super) unsafe fn from_opaque<'a>(opaque: *mut c_void) -> &'a Self {
         // SAFETY: the caller's promise.
         unsafe { &*opaque.cast() }
     }
@@ -44,13 +45,15 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// The host polls instead of waiting.
     pub(super) unsafe extern "C" fn on_poll(opaque: *mut c_void) -> bool {
         // SAFETY: as in `on_bh`.
-        unsafe { Self::from_opaque(opaque) }.kernel.has_completions()
+        let state = unsafe { Self::from_opaque(opaque) };
+        !state.kernel.is_inherited() && state.kernel.has_completions()
     }
 
     /// Whether the eventfd will be signalled.
     pub(super) unsafe extern "C" fn on_expected(opaque: *mut c_void) -> bool {
         // SAFETY: as in `on_bh`.
-        unsafe { Self::from_opaque(opaque) }.in_flight.get() > 0
+        let state = unsafe { Self::from_opaque(opaque) };
+        !state.kernel.is_inherited() && state.in_flight.get() > 0
     }
 
     /// Polling found completions.
@@ -72,23 +75,37 @@ impl<K: Kernel, H: Host> State<K, H> {
     ///
     /// `first` runs before that, under the lock of hosts that have one: there another thread may be
     /// submitting until then.
-    fn serve_event_loop(&self, first: impl FnOnce()) {
+    pub(super) fn serve_event_loop(&self, first: impl FnOnce()) {
         let context = self.context.get();
-        if context.is_null() {
-            return; // Called once more after the detach.
+        if context.is_null() || self.kernel.is_inherited() {
+            return; // Called once more after the detach; or not ours.
         }
         self.host.context_acquire(context);
-        first();
-        let active = self.activate();
+        // Whoever had the lock may have detached it.
+        if self.context.get() == context {
+            self.serve(first);
+        }
+        self.host.context_release(context);
+    }
+
+    #[inline(always)] // Into its only caller.
+    fn serve(&self, first: impl FnOnce()) {
+        let _active = self.activate();
         let base = Base::enter();
+        first();
+        self.unreaped.set(false);
         self.begin_section();
-        self.reap();
+        self.reap(base.thread());
+        // Before the section ends, which may run owners of other states, who may wait for these.
+        if !self.queue.is_empty() && self.is_attached() {
+            self.ioq_submit();
+        }
         self.end_section();
-        if !self.queue.is_empty() {
+        // What owners have queued under a plug since. What the kernel refused a moment ago it would
+        // refuse again.
+        if !self.queue.is_empty() && self.may_submit() {
             self.ioq_submit();
         }
         self.settle();
-        drop((base, active));
-        self.host.context_release(context);
     }
 }

@@ -5,34 +5,43 @@
 //! # Why no request is left behind
 //!
 //! One rule, and one place that keeps it ([`State::settle`]): **while requests are queued,
-//! completion_bh is scheduled, unless the kernel has refused more for now (`blocked`) and still
-//! has some, whose completion will come back through the eventfd.** A plug, a deferred call or the
-//! next submission usually empties the queue before the event loop gets to the bottom half, which
-//! is then cancelled. What they do not empty it takes: requests left at the depth bound, requests
-//! that a nested event loop waits for, requests that the kernel did not want while nothing was in
-//! flight.
+//! completion_bh is scheduled, unless the kernel has refused more for now (`blocked`) and somebody
+//! else will call: it still has some, whose completion comes back through the eventfd, or a timer
+//! runs ([`backoff`]).** A plug, a deferred call or the next submission usually empties the queue
+//! before the event loop gets to the bottom half, which is then cancelled. What they do not empty it
+//! takes: requests left at the depth bound, requests that a nested event loop waits for, requests
+//! that came when the budget of owners was spent.
 //!
 //! The same bottom half is scheduled while an owner is being told of a completion, because the ring
-//! may hold more completions whose eventfd signal has already been read.
+//! may hold more completions whose eventfd signal has already been read; and it stays scheduled when
+//! completions were left in the ring because the budget was spent (`unreaped`).
+//!
+//! # When hooks are called
+//!
+//! Any hook but the look-ups may call back into the same state. So each is called when the state is
+//! whole: what the call is about is taken out, or put in, before, and nothing that was read before
+//! is believed afterwards.
 
 mod accept;
+mod backoff;
 mod batch;
 mod complete;
 mod drain;
 mod handlers;
+mod refusal;
 mod submit;
 
 use std::cell::Cell;
 use std::ffi::c_void;
-use std::fmt;
 use std::ptr;
 
-use crate::errno::Errno;
 use crate::host::{AioContext, Host, NotifierHandlers, QEMUBH};
 use crate::kernel::Kernel;
 use crate::pool::Pool;
 use crate::queue::Queue;
 use crate::stats::{Counters, LaioStats};
+use backoff::Backoff;
+pub use refusal::Refusal;
 
 /// Requests of one kernel context, served by one event loop.
 ///
@@ -49,47 +58,22 @@ pub struct State<K: Kernel, H: Host> {
     in_flight: Cell<usize>,
     /// The kernel wanted no more at the last try: do not ask again for each new request.
     blocked: Cell<bool>,
+    /// Completions may be in the ring that nobody was told of because the budget was spent.
+    unreaped: Cell<bool>,
     plugs: Cell<u32>,
     /// Sections open on this state, in which submissions wait for the end of the section.
     sections: Cell<u32>,
     /// A deferred call is with the host, which has this state's address.
     deferred: Cell<bool>,
+    /// Being attached or detached: a hook of that is running.
+    changing: Cell<bool>,
+    /// Being freed.
+    closing: Cell<bool>,
     /// Frames on some stack that use this state and have called out, or may.
     active: Cell<usize>,
+    backoff: Backoff,
     counters: Counters,
     pool: Pool,
-}
-
-/// Why a state was not attached, detached or freed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refusal {
-    /// It is attached already.
-    Attached,
-    /// It is not attached to that event loop.
-    NotAttached,
-    /// The host gave no bottom half.
-    NoBottomHalf,
-    /// The host cannot watch the eventfd.
-    NotWatched(Errno),
-    /// It is being used further up on the stack.
-    Active,
-    /// The host still has a deferred call to it.
-    DeferredCall,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotWatched(errno) => {
-                return write!(f, "the eventfd cannot be watched: {errno:?}");
-            }
-            Self::Attached => "the state is attached to an event loop already",
-            Self::NotAttached => "the state is not attached to this event loop",
-            Self::NoBottomHalf => "the host gave no bottom half",
-            Self::Active => "called from within a completion of the same state",
-            Self::DeferredCall => "a deferred call to the state is pending; end its section first",
-        })
-    }
 }
 
 impl<K: Kernel, H: Host> State<K, H> {
@@ -104,44 +88,67 @@ impl<K: Kernel, H: Host> State<K, H> {
             queue: Queue::default(),
             in_flight: Cell::new(0),
             blocked: Cell::new(false),
+            unreaped: Cell::new(false),
             plugs: Cell::new(0),
             sections: Cell::new(0),
             deferred: Cell::new(false),
+            changing: Cell::new(false),
+            closing: Cell::new(false),
             active: Cell::new(0),
+            backoff: Backoff::default(),
             counters: Counters::default(),
             pool: Pool::default(),
         }
     }
 
-    /// Lets `context` serve the state. The state does not move until it is detached.
+    /// Lets `context` serve the state. The state does not move until it is detached. Refused, nothing
+    /// has changed.
     pub fn attach(&self, context: *mut AioContext) -> Result<(), Refusal> {
+        if self.kernel.is_inherited() {
+            return Err(Refusal::Inherited);
+        }
+        if self.closing.get() {
+            return Err(Refusal::Closing);
+        }
+        if self.changing.get() {
+            return Err(Refusal::Changing);
+        }
         if self.is_attached() {
             return Err(Refusal::Attached);
         }
+        let _active = self.activate();
+        self.changing.set(true);
+        let attached = self.attach_hooks(context);
+        self.changing.set(false);
+        attached?;
+        if self.outstanding() > 0 {
+            // Brought along from the event loop before, which may have read the eventfd.
+            self.schedule_bh();
+        }
+        Ok(())
+    }
+
+    /// Whatever a hook calls in here finds the state detached, until the last has returned.
+    fn attach_hooks(&self, context: *mut AioContext) -> Result<(), Refusal> {
         let bh = self.host.bh_new(context, Self::on_bh, self.opaque());
         if bh.is_null() {
             return Err(Refusal::NoBottomHalf);
         }
-        self.bh.set(bh);
-        self.context.set(context);
+        let eventfd = self.kernel.eventfd();
         let handlers = NotifierHandlers {
             read: Self::on_readable,
             poll: Self::on_poll,
             poll_ready: Self::on_poll_ready,
             expected: Self::on_expected,
+            is_timer: false,
         };
-        let eventfd = self.kernel.eventfd();
         let watched = self.host.set_event_notifier(context, eventfd, Some(handlers), self.opaque());
         if let Err(errno) = watched {
-            self.bh.set(ptr::null_mut());
-            self.context.set(ptr::null_mut());
             self.host.bh_delete(bh);
             return Err(Refusal::NotWatched(errno));
         }
-        if self.outstanding() > 0 {
-            // Brought along from the event loop before, which may have read the eventfd.
-            self.schedule_bh();
-        }
+        self.bh.set(bh);
+        self.context.set(context);
         Ok(())
     }
 
@@ -150,12 +157,19 @@ impl<K: Kernel, H: Host> State<K, H> {
         if !self.is_attached() || context != self.context.get() {
             return Err(Refusal::NotAttached);
         }
-        let eventfd = self.kernel.eventfd();
-        // Ending a watch cannot fail.
-        let _ = self.host.set_event_notifier(context, eventfd, None, ptr::null_mut());
-        self.host.bh_delete(self.bh.replace(ptr::null_mut()));
-        self.bh_scheduled.set(false);
+        debug_assert!(!self.changing.get(), "attached, and a hook of an attach is running");
+        let _active = self.activate();
+        self.changing.set(true);
+        // Detached from here on, whatever a hook does.
         self.context.set(ptr::null_mut());
+        let bh = self.bh.replace(ptr::null_mut());
+        self.bh_scheduled.set(false);
+        // Ending a watch cannot fail.
+        let eventfd = self.kernel.eventfd();
+        let _ = self.host.set_event_notifier(context, eventfd, None, ptr::null_mut());
+        self.end_backoff(context);
+        self.host.bh_delete(bh);
+        self.changing.set(false);
         Ok(())
     }
 
@@ -168,7 +182,8 @@ impl<K: Kernel, H: Host> State<K, H> {
         }
     }
 
-    /// Completes what is outstanding, waiting for it, then detaches and frees the state.
+    /// Completes what is outstanding, waiting for it, then detaches and frees the state. In the child
+    /// of a fork what is outstanding is the parent's, and nobody is told.
     ///
     /// # Safety
     ///
@@ -177,31 +192,38 @@ impl<K: Kernel, H: Host> State<K, H> {
     pub unsafe fn cleanup(this: *mut Self) {
         // SAFETY: the caller's promise.
         let state = unsafe { &*this };
+        debug_assert!(state.check_cleanup().is_ok(), "a state in use is freed");
+        state.closing.set(true);
         if state.is_attached() {
             // Attached, so this is its context and cannot fail. From here on nothing is accepted.
             let _ = state.detach(state.context.get());
         }
-        state.drain();
-        // SAFETY: nothing is with the kernel or the host any more; the rest is the caller's promise.
+        if !state.kernel.is_inherited() {
+            state.drain();
+        }
+        // SAFETY: nothing of this process is with the kernel or the host any more; the rest is the
+        // caller's promise.
         drop(unsafe { Box::from_raw(this) });
     }
 
-    /// Requests accepted and not completed.
+    /// Requests accepted and not completed, that this process will complete.
     pub fn outstanding(&self) -> usize {
-        self.queue.len() + self.in_flight.get()
+        if self.kernel.is_inherited() { 0 } else { self.queue.len() + self.in_flight.get() }
     }
 
-    /// Requests with the kernel.
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.get()
-    }
-
+    /// Whether an event loop serves it.
     pub fn is_attached(&self) -> bool {
         !self.context.get().is_null()
     }
 
+    /// What it has counted.
     pub fn stats(&self) -> LaioStats {
         self.counters.snapshot(self.queue.len(), self.in_flight.get())
+    }
+
+    /// The kernel behind it.
+    pub fn kernel(&self) -> &K {
+        &self.kernel
     }
 
     /// What the host hands back to the functions of [`handlers`].
@@ -214,14 +236,31 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// the event loop.
     #[inline]
     fn settle(&self) {
-        let kernel_will_call = || self.blocked.get() && self.in_flight.get() > 0;
-        if !self.queue.is_empty() && !kernel_will_call() {
+        if self.needs_bh() {
             self.schedule_bh();
         } else if self.bh_scheduled.get() && self.sections.get() == 0 {
             self.cancel_bh();
         }
+        debug_assert!(
+            self.queue.is_empty() || !self.is_attached() || self.somebody_will_call(),
+            "requests are left behind"
+        );
     }
 
+    #[inline(always)]
+    fn needs_bh(&self) -> bool {
+        let somebody_else_calls =
+            || self.blocked.get() && (self.in_flight.get() > 0 || self.backs_off());
+        self.unreaped.get() || (!self.queue.is_empty() && !somebody_else_calls())
+    }
+
+    /// The rule itself, as it is when a method returns.
+    fn somebody_will_call(&self) -> bool {
+        self.bh_scheduled.get()
+            || (self.blocked.get() && (self.in_flight.get() > 0 || self.backoff.is_armed()))
+    }
+
+    /// The hook may run code of the host, which may detach.
     #[inline]
     fn schedule_bh(&self) {
         if self.is_attached() && !self.bh_scheduled.replace(true) {
@@ -231,6 +270,7 @@ impl<K: Kernel, H: Host> State<K, H> {
 
     /// Cancels what is scheduled.
     fn cancel_bh(&self) {
+        debug_assert!(self.is_attached(), "a detached state has a bottom half scheduled");
         self.bh_scheduled.set(false);
         self.host.bh_cancel(self.bh.get());
     }
@@ -247,6 +287,7 @@ struct Active<'a>(&'a Cell<usize>);
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {
+        debug_assert!(self.0.get() > 0, "a use ends that did not begin");
         self.0.set(self.0.get() - 1);
     }
 }

@@ -3,7 +3,7 @@
 //! From the queue to the kernel.
 
 use super::State;
-use crate::depth::Frame;
+use crate::depth::{Frame, Limit, Thread};
 use crate::errno::Errno;
 use crate::host::Host;
 use crate::kernel::{Entry, Kernel};
@@ -13,28 +13,39 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// Gives the queue to the kernel, reaps what is complete already, and tells the owners.
     ///
     /// The owners' next requests gather in a section; its end comes here again, one frame deeper.
-    /// At the depth bound the queue stays as it is, and the rule of [`super`] resumes it.
+    /// At the depth bound, or when the budget of owners is spent, the queue stays as it is, and the
+    /// rule of [`super`] resumes it.
     pub(super) fn ioq_submit(&self) {
-        let Some(frame) = Frame::enter() else {
-            self.counters.count(|counts| counts.at_bound += 1);
-            return self.settle();
+        let frame = match Frame::enter() {
+            Ok(frame) => frame,
+            Err(limit) => return self.stop_at(limit),
         };
         self.counters.count(|counts| raise(&mut counts.deepest_nesting, frame.depth.into()));
         let _active = self.activate();
         self.begin_section();
-        self.submit_queue();
-        self.reap();
+        self.submit_queue(frame.thread());
+        self.reap(frame.thread());
         self.end_section();
+        self.settle();
+    }
+
+    /// Leaves the queue to completion_bh.
+    #[cold]
+    fn stop_at(&self, limit: Limit) {
+        if limit == Limit::Depth {
+            self.counters.count(|counts| counts.at_bound += 1);
+        }
         self.settle();
     }
 
     /// Submits what is queued now; what owners of failed requests add waits for the section's end,
     /// so that a host that answers each failure with a new request gets its event loop back.
     #[inline(always)] // Into its only caller.
-    fn submit_queue(&self) {
+    fn submit_queue(&self, thread: &Thread) {
         let mut budget = self.queue.len();
-        loop {
-            let gone = self.io_submit(budget);
+        // The owner of one that fails is told; and a hook may have told others just now.
+        while thread.may_tell() {
+            let gone = self.io_submit(budget, thread);
             if gone == 0 || gone == budget {
                 return;
             }
@@ -56,7 +67,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// `blocked` is set at once: the owner of a request that failed may submit more, or wait for
     /// what is queued.
     #[inline(always)] // Into its only caller.
-    fn io_submit(&self, limit: usize) -> usize {
+    fn io_submit(&self, limit: usize, thread: &Thread) -> usize {
         let submit = |entries: &[*mut Entry]| {
             self.counters.count(|counts| counts.io_submit_calls += 1);
             // SAFETY: requests stay where they are until they complete.
@@ -84,7 +95,7 @@ impl<K: Kernel, H: Host> State<K, H> {
             }
             Err(errno) => {
                 self.blocked.set(false);
-                self.fail_first(errno);
+                self.fail_first(errno, thread);
                 1
             }
         }
@@ -92,11 +103,11 @@ impl<K: Kernel, H: Host> State<K, H> {
 
     /// The kernel's error speaks of the first request; the others may be fine.
     #[cold]
-    fn fail_first(&self, errno: Errno) {
+    fn fail_first(&self, errno: Errno, thread: &Thread) {
         if let Some(entry) = self.queue.pop() {
             // SAFETY: queued, so it is a request's, which is not complete.
             let token = unsafe { (*entry).token() };
-            self.complete(Request::of_token(token), errno.negative().into());
+            self.complete(Request::of_token(token), errno.negative().into(), thread);
         }
     }
 }

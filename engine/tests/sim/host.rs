@@ -16,7 +16,7 @@ use laio_engine::host::{
 };
 
 use crate::model::Owner;
-use crate::world::{Coroutines, World};
+use crate::world::{Coroutines, Polls, World};
 
 /// Event loops are numbers from 1 on.
 pub fn context(number: usize) -> *mut AioContext {
@@ -66,19 +66,25 @@ impl Host for SimHost {
             scheduled: false,
             deleted: false,
         });
-        ptr::without_provenance_mut(list.len())
+        let number = list.len();
+        drop(list);
+        self.0.act_in_hook();
+        ptr::without_provenance_mut(number)
     }
 
     fn bh_schedule(self, bh: *mut QEMUBH) {
         self.with_bh(bh, |bh| bh.scheduled = true);
+        self.0.act_in_hook();
     }
 
     fn bh_cancel(self, bh: *mut QEMUBH) {
         self.with_bh(bh, |bh| bh.scheduled = false);
+        self.0.act_in_hook();
     }
 
     fn bh_delete(self, bh: *mut QEMUBH) {
         self.with_bh(bh, |bh| (bh.deleted, bh.scheduled) = (true, false));
+        self.0.act_in_hook();
     }
 
     fn set_event_notifier(
@@ -88,12 +94,16 @@ impl Host for SimHost {
         handlers: Option<NotifierHandlers>,
         opaque: *mut c_void,
     ) -> Result<(), Errno> {
-        let slot = &self.0.slots[self.0.slot_of_eventfd(fd)];
-        slot.watch.set(handlers.map(|handlers| Watch {
-            context: context.addr(),
-            handlers,
-            opaque,
-        }));
+        let watch = self.0.watch_of(fd);
+        if handlers.is_some() {
+            self.0.check(watch.get().is_none(), "a descriptor is watched twice");
+            if self.0.config.watches_fail && self.0.tape.chance(4) && !self.0.calm.get() {
+                self.0.act_around_entry();
+                return Err(Errno(libc::ENOSPC));
+            }
+        }
+        watch.set(handlers.map(|handlers| Watch { context: context.addr(), handlers, opaque }));
+        self.0.act_around_entry();
         Ok(())
     }
 
@@ -126,7 +136,7 @@ impl Host for SimHost {
         let world = self.0;
         let number = coroutine.addr();
         let owner = if number == 0 { Owner::Thread } else { Owner::Coroutine(number) };
-        world.told_by_result(owner);
+        world.is_told(owner);
         match owner {
             Owner::Coroutine(number) => world.is_entered(number),
             _ => true,
@@ -135,6 +145,8 @@ impl Host for SimHost {
 
     fn coroutine_wake(self, coroutine: *mut Coroutine) {
         let (world, number) = (self.0, coroutine.addr());
+        let finished = world.coroutines.borrow()[number - 1].finished;
+        world.check(!finished, "a coroutine is woken that has ended");
         world.check(!world.is_entered(number), "an entered coroutine is woken");
         if world.tape.chance(world.config.wake_later) {
             world.wakes.borrow_mut().push(number);
@@ -150,6 +162,7 @@ impl Host for SimHost {
     fn defer_begin(self) {
         self.0.nothing_due("a section's begin");
         self.0.sections.set(self.0.sections.get() + 1);
+        self.0.act_in_hook();
     }
 
     fn defer_call(self, callback: HostCallback, opaque: *mut c_void) {
@@ -165,6 +178,8 @@ impl Host for SimHost {
         if !deferred.iter().any(same) {
             deferred.push((callback, opaque));
         }
+        drop(deferred);
+        self.0.act_in_hook();
     }
 
     fn defer_end(self) {
@@ -176,9 +191,17 @@ impl Host for SimHost {
         if left != Some(0) {
             return;
         }
-        let mut calls = std::mem::take(&mut *world.deferred.borrow_mut());
-        while !calls.is_empty() {
-            let (callback, opaque) = calls.remove(world.tape.below(calls.len()));
+        // Out of the list of those to come, and in sight until they are made.
+        let calls = std::mem::take(&mut *world.deferred.borrow_mut());
+        world.due_calls.borrow_mut().extend(calls);
+        loop {
+            let (callback, opaque) = {
+                let mut calls = world.due_calls.borrow_mut();
+                match calls.len() {
+                    0 => break,
+                    count => calls.remove(world.tape.below(count)),
+                }
+            };
             // SAFETY: given together by the engine.
             unsafe { callback(opaque) };
         }
@@ -199,11 +222,12 @@ impl Host for SimHost {
 
     fn is_home(self, context: *mut AioContext) -> bool {
         self.0.check(!context.is_null(), "the home of a null context is asked for");
-        true
+        !self.0.foreign.get()
     }
 
     fn context_acquire(self, context: *mut AioContext) {
         self.0.check(!context.is_null(), "a null context is locked");
+        self.0.act_around_entry();
         self.0.locks.set(self.0.locks.get() + 1);
     }
 
@@ -211,6 +235,7 @@ impl Host for SimHost {
         self.0.check(!context.is_null(), "a null context is unlocked");
         self.0.locks.set(self.0.locks.get() - 1);
         self.0.check(self.0.locks.get() >= 0, "a context is unlocked that was not locked");
+        self.0.act_around_entry();
     }
 
     fn error_set(self, _errp: *mut *mut Error, _errno: c_int, _message: &CStr) {}
@@ -235,6 +260,7 @@ enum Event {
     Bh(usize),
     Readable(usize),
     PollReady(usize),
+    Timer(usize),
     Wake,
 }
 
@@ -282,11 +308,18 @@ impl World {
             if slot.watch.get().is_none_or(|watch| watch.context != context) {
                 continue;
             }
-            if slot.ring.signalled.get() || self.tape.chance(self.config.spurious) {
+            let readable = slot.ring.signalled.get() || self.tape.chance(self.config.spurious);
+            if readable && self.config.polls != Polls::Only {
                 events.push(Event::Readable(index));
             }
-            if self.config.polls {
+            if self.config.polls != Polls::Never {
                 events.push(Event::PollReady(index));
+            }
+        }
+        for (index, slot) in self.slots.iter().enumerate() {
+            let here = slot.timer_watch.get().is_some_and(|watch| watch.context == context);
+            if here && slot.ring.timer.get() {
+                events.push(Event::Timer(index));
             }
         }
         if !self.wakes.borrow().is_empty() {
@@ -310,6 +343,12 @@ impl World {
         self.trace(|| format!("loop: {event:?}"));
         let frames = depth::current();
         let nest = self.nest.replace(0);
+        let told = self.told_here.replace(0);
+        // A coroutine that is woken submits for itself.
+        let entries = match event {
+            Event::Wake => self.entries.replace(0),
+            _ => self.entries.replace(self.entries.get() + 1),
+        };
         match event {
             Event::Bh(index) => self.run_bottom_half(index),
             Event::Readable(slot) => {
@@ -324,8 +363,21 @@ impl World {
                     unsafe { (watch.handlers.poll_ready)(watch.opaque) };
                 }
             }
+            Event::Timer(slot) => {
+                if let Some(watch) = self.slots[slot].timer_watch.get() {
+                    let handlers = watch.handlers;
+                    self.check(handlers.is_timer, "the timer is watched as if it were an eventfd");
+                    // SAFETY: as above.
+                    if unsafe { (handlers.poll)(watch.opaque) } {
+                        // SAFETY: as above.
+                        unsafe { (handlers.read)(watch.opaque) };
+                    }
+                }
+            }
             Event::Wake => self.resume_next_wake(),
         }
+        self.entries.set(entries);
+        self.told_here.set(told);
         self.nest.set(nest);
         self.check(
             depth::current() == frames,

@@ -5,10 +5,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use laio_engine::depth;
 use laio_engine::errno::Errno;
-use laio_engine::kernel::{Completion, Entry, Kernel, Opcode};
+use laio_engine::kernel::{Completion, Entry, Files, Kernel, Opcode};
 
 use crate::model::{FIRST_FD, Kind, Status, Verdict, vector_of};
 use crate::world::World;
@@ -16,7 +17,9 @@ use crate::world::World;
 /// As many as Linux AIO.
 pub const CAPACITY: usize = 1024;
 /// Eventfds are numbers that no request's descriptor has.
-const FIRST_EVENTFD: RawFd = 10;
+pub const FIRST_EVENTFD: RawFd = 10;
+/// And so are timers.
+pub const FIRST_TIMER: RawFd = 50;
 
 /// The kernel's side of one state.
 #[derive(Default)]
@@ -27,6 +30,8 @@ pub struct Ring {
     complete: RefCell<VecDeque<(usize, Completion)>>,
     /// The eventfd is readable.
     pub signalled: Cell<bool>,
+    /// The timer runs.
+    pub timer: Cell<bool>,
     /// The last submission was answered "no more now".
     pub refused: Cell<bool>,
 }
@@ -87,6 +92,7 @@ impl Kernel for SimKernel {
             "more requests than the ring has slots",
         );
         self.check_order(entries);
+        world.check_gathered(self.slot);
         let answer = self.answer(entries.len());
         world.trace(|| {
             let first = self.id_of(entries[0]);
@@ -153,15 +159,48 @@ impl Kernel for SimKernel {
     }
 
     fn wait(&self) {
+        self.world.count_step();
         self.world.check(self.ring().in_flight() > 0, "waiting for nothing");
         if self.ring().complete() == 0 {
             self.complete_any();
         }
     }
 
+    fn nap(&self) {
+        self.world.count_step();
+    }
+
+    fn is_inherited(&self) -> bool {
+        false
+    }
+
+    fn arm_timer(&self, _: Duration) -> Result<RawFd, Errno> {
+        if self.world.config.timers_fail {
+            return Err(Errno(libc::EMFILE));
+        }
+        self.world.trace(|| format!("kernel {}: the timer runs", self.slot));
+        self.ring().timer.set(true);
+        Ok(FIRST_TIMER + self.slot as RawFd)
+    }
+
+    /// Time is the world's: a timer that runs may be due whenever somebody looks.
+    fn is_timer_due(&self) -> bool {
+        self.ring().timer.get()
+    }
+
+    fn clear_timer(&self) {
+        self.ring().timer.set(false);
+    }
+}
+
+impl Files for SimKernel {
     fn file_size(&self, fd: RawFd) -> Option<u64> {
         let file = self.world.requests.borrow()[(fd - FIRST_FD) as usize].file;
         self.world.file_size(file).map(|size| size as u64)
+    }
+
+    fn size_limit(&self) -> u64 {
+        self.world.config.size_limit as u64
     }
 }
 
@@ -296,7 +335,12 @@ impl SimKernel {
         let left = request.bytes - request.done;
         let possible = match request.kind {
             Kind::Read => left.min(real.len().saturating_sub(position)),
-            _ => left,
+            // As far as a file may grow. Beyond that nothing goes in, and a signal comes.
+            _ if position < config.size_limit => left.min(config.size_limit - position),
+            _ if request.done > 0 && config.sizes_known => {
+                world.fail("a short write is continued beyond the limit: SIGXFSZ")
+            }
+            _ => return -i64::from(libc::EFBIG),
         };
         let length = if !calm && world.tape.chance(config.short) {
             world.tape.below(possible + 1)
@@ -315,11 +359,12 @@ impl SimKernel {
         let mut requests = world.requests.borrow_mut();
         let request = &mut requests[id];
         let model = world.model(self.slot);
-        match request.verdict(res, world.file_size(request.file)) {
+        match request.verdict(res, world.file_size(request.file), &world.config) {
             Verdict::Retry => {
                 request.status = Status::Queued;
                 model.queue.borrow_mut().push_back(id);
                 model.count(|counts| counts.retried += 1);
+                model.wanted_batch.set(request.batch);
             }
             Verdict::Final(result) => {
                 request.status = Status::Due(result);

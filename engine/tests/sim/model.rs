@@ -12,7 +12,7 @@ use laio_engine::kernel::{Entry, Opcode};
 use laio_engine::request::{REQ_FUA, aio_type};
 use libc::iovec;
 
-use crate::world::World;
+use crate::world::{Config, World};
 
 /// Each request has a descriptor of its own, so that its entry tells whose it is.
 pub const FIRST_FD: c_int = 100;
@@ -86,8 +86,13 @@ pub struct Request {
     pub fd: c_int,
     pub offset: usize,
     pub fua: bool,
+    /// The batch that it wants to be part of.
+    pub batch: u64,
     pub bytes: usize,
     pub done: usize,
+    /// It was begun again from its start, when so many bytes were done.
+    begun_again: Option<usize>,
+    fruitless: u32,
     pub status: Status,
     pub owner: Owner,
     /// What the kernel was told the request is called, from its first submission on.
@@ -141,8 +146,11 @@ impl Request {
             fd: FIRST_FD + id as c_int,
             offset: 0,
             fua: false,
+            batch: 1,
             bytes,
             done: 0,
+            begun_again: None,
+            fruitless: 0,
             status: Status::Queued,
             owner: Owner::Callback,
             name: None,
@@ -248,23 +256,78 @@ impl Request {
     }
 
     /// QEMU's rules for the result `res` of one try.
-    pub fn verdict(&mut self, res: i64, file_size: Option<usize>) -> Verdict {
+    pub fn verdict(&mut self, res: i64, size: Option<usize>, config: &Config) -> Verdict {
         let position = self.offset + self.done;
-        let at_end = file_size.is_some_and(|size| size <= position);
+        let at_end = size.is_some_and(|size| size <= position);
+        let einval = res == -i64::from(libc::EINVAL);
+        if let Some(before) = self.begun_again {
+            return self.verdict_of_second_try(res, before, size, config);
+        }
         match (self.kind, res) {
             (Kind::Flush, res) => Verdict::Final(res.min(0) as c_int),
-            (Kind::Read, res) if res == -i64::from(libc::EINVAL) && self.done > 0 && at_end => {
-                self.zero_the_rest()
+            (Kind::Read, _) if einval && self.done > 0 && at_end => self.zero_the_rest(),
+            (Kind::Read | Kind::Write, _) if einval && self.done > 0 => {
+                self.begun_again = Some(std::mem::take(&mut self.done));
+                Verdict::Retry
+            }
+            (Kind::Write, res) if res == -i64::from(libc::EFBIG) && self.done > 0 => {
+                Verdict::Final(-libc::ENOSPC)
             }
             (_, res) if res < 0 => Verdict::Final(res as c_int),
             (_, res) if res as usize == self.bytes - self.done => Verdict::Final(0),
             (Kind::ZoneAppend, _) | (Kind::Write, 0) => Verdict::Final(-libc::ENOSPC),
             (Kind::Read, 0) => self.zero_the_rest(),
-            (_, res) => {
-                self.done += res as usize;
-                Verdict::Retry
-            }
+            (_, res) => self.go_on(res as usize, config),
         }
+    }
+
+    /// Part was transferred: the rest is tried, unless a write would go beyond the limit.
+    fn go_on(&mut self, transferred: usize, config: &Config) -> Verdict {
+        self.done += transferred;
+        let beyond = self.offset + self.done >= config.size_limit && config.sizes_known;
+        match self.kind {
+            Kind::Write if beyond => Verdict::Final(-libc::ENOSPC),
+            _ => Verdict::Retry,
+        }
+    }
+
+    /// The rest began where the device could not, so all of it was tried once more. `before` bytes
+    /// had been transferred.
+    fn verdict_of_second_try(
+        &mut self,
+        res: i64,
+        before: usize,
+        size: Option<usize>,
+        config: &Config,
+    ) -> Verdict {
+        if res == -i64::from(libc::EFBIG) && self.kind == Kind::Write {
+            return Verdict::Final(-libc::ENOSPC);
+        }
+        let ends_here = |at: usize| size.is_some_and(|size| size <= self.offset + at);
+        if res == -i64::from(libc::EINVAL) && self.kind == Kind::Read && ends_here(0) {
+            return self.zero_the_rest();
+        }
+        if res < 0 {
+            return Verdict::Final(res as c_int);
+        }
+        let transferred = res as usize;
+        if transferred == self.bytes {
+            return Verdict::Final(0);
+        }
+        if transferred > before {
+            self.begun_again = None;
+            self.fruitless = 0;
+            return self.go_on(transferred, config);
+        }
+        if self.kind == Kind::Write {
+            return Verdict::Final(-libc::ENOSPC);
+        }
+        if ends_here(before) {
+            self.done = before;
+            return self.zero_the_rest();
+        }
+        self.fruitless += 1;
+        if self.fruitless < 8 { Verdict::Retry } else { Verdict::Final(-libc::EINVAL) }
     }
 
     fn zero_the_rest(&mut self) -> Verdict {
@@ -296,6 +359,8 @@ pub struct StateModel {
     pub queue: RefCell<VecDeque<usize>>,
     pub counts: Cell<LaioStats>,
     pub plugs: Cell<u32>,
+    /// The batch that the last request wanted to be part of.
+    pub wanted_batch: Cell<u64>,
 }
 
 impl StateModel {

@@ -24,6 +24,7 @@ pub fn run(tape: Tape, tracing: bool, on_failure: fn(&World, &str) -> !) -> Summ
     let world: &'static World = unsafe { &*owned };
     world.trace(|| format!("{:?}", world.config));
     assert!(depth::set_max(world.config.bound));
+    depth::set_max_told(world.config.max_told);
     for slot in 0..world.config.states {
         world.give_state(slot);
     }
@@ -64,6 +65,7 @@ struct Decision {
     at_bound: u64,
     eagain: u64,
     io_submit_calls: u64,
+    attaches: u32,
     /// A plug is left, or a section is open.
     gathers: bool,
 }
@@ -75,6 +77,8 @@ pub enum Place {
     Owner,
     /// In a coroutine, between its requests.
     Coroutine,
+    /// In a hook that the engine has called.
+    Hook,
 }
 
 unsafe extern "C" fn on_complete(opaque: *mut c_void, result: c_int) {
@@ -108,10 +112,32 @@ impl World {
     fn attach(&'static self, slot: usize) {
         let number = 1 + self.tape.below(CONTEXTS);
         self.trace(|| format!("state {slot}: attach to loop {number}"));
-        self.slots[slot].context.set(number);
-        let attached = self.engine(slot).attach(context(number));
-        self.check(attached == Ok(()), "an attach was refused");
-        self.check_live_again(slot);
+        let engine = self.slots[slot].engine.get();
+        // SAFETY: the slot's state; nobody can free it while it is being attached.
+        let attached = unsafe { &*engine }.attach(context(number));
+        match attached {
+            Ok(()) => {
+                // A hook of the attach may have detached it again.
+                if self.slots[slot].engine.get() == engine && self.engine(slot).is_attached() {
+                    self.slots[slot].context.set(number);
+                    self.slots[slot].attaches.set(self.slots[slot].attaches.get() + 1);
+                    self.check_live_again(slot);
+                }
+            }
+            Err(Refusal::NotWatched(_)) => {
+                self.check(self.config.watches_fail, "a watch failed that did not");
+                self.check(self.slots[slot].watch.get().is_none(), "a watch is left behind");
+            }
+            Err(Refusal::Closing) if self.slots[slot].freeing.get() => {}
+            Err(refusal) => self.fail(&format!("an attach was refused: {refusal}")),
+        }
+    }
+
+    /// Until it is attached.
+    fn attach_surely(&'static self, slot: usize) {
+        while !self.is_attached(slot) {
+            self.attach(slot);
+        }
     }
 
     fn check_live_again(&self, slot: usize) {
@@ -127,8 +153,35 @@ impl World {
         self.slots[slot].context.set(0);
         let detached = self.engine(slot).detach(context(of));
         self.check(detached == Ok(()), "a detach was refused");
+        if self.is_attached(slot) {
+            return; // By a hook, when the last of the detach had returned.
+        }
         self.check(!self.bh_scheduled(slot), "a bottom half is left behind");
         self.check(self.slots[slot].watch.get().is_none(), "a watch is left behind");
+        self.check(self.slots[slot].timer_watch.get().is_none(), "a timer's watch is left behind");
+    }
+
+    /// The same in the hooks that lock: before an entry from the event loop begins, or after its end.
+    pub fn act_around_entry(&'static self) {
+        let (entries, told) = (self.entries.replace(0), self.told_here.get());
+        self.act_in_hook();
+        self.entries.set(entries);
+        self.told_here.set(told);
+    }
+
+    /// A hook does something to a state, whatever is going on.
+    pub fn act_in_hook(&'static self) {
+        if self.calm.get() || self.hooks.get() >= 2 || !self.tape.chance(self.config.hook_acts) {
+            return;
+        }
+        self.hooks.set(self.hooks.get() + 1);
+        // The owner who is told next is told when the hook has returned.
+        let (due, last) = (self.due.take(), self.last_told.take());
+        self.trace(|| "a hook acts".into());
+        self.act(Place::Hook);
+        self.due.set(due);
+        self.last_told.set(last);
+        self.hooks.set(self.hooks.get() - 1);
     }
 
     /// Frees a state, whatever it has to do still, and makes another.
@@ -137,10 +190,10 @@ impl World {
             Ok(()) => {}
             Err(Refusal::DeferredCall) => {
                 let engine = self.slots[slot].engine.get();
-                let pending = self.deferred.borrow().iter().any(|call| call.1 == engine.cast());
+                let pending = self.is_call_pending(engine);
                 return self.check(pending, "a state waits for a deferred call that is not there");
             }
-            Err(_) => return self.check(!self.is_top(), "an idle state cannot be freed"),
+            Err(_) => return self.check(!self.is_idle(), "an idle state cannot be freed"),
         }
         self.free_state(slot);
         self.slots[slot].model.count(|counts| *counts = Default::default());
@@ -148,19 +201,36 @@ impl World {
         self.give_state(slot);
     }
 
+    fn is_call_pending(&self, engine: *mut Engine) -> bool {
+        let names = |call: &(_, *mut c_void)| call.1 == engine.cast();
+        self.deferred.borrow().iter().any(names) || self.due_calls.borrow().iter().any(names)
+    }
+
     fn free_state(&'static self, slot: usize) {
         self.trace(|| format!("state {slot}: cleanup"));
         let engine = self.slots[slot].engine.get();
         self.slots[slot].context.set(0);
         let calm = self.calm.replace(true);
+        self.slots[slot].freeing.set(true);
+        // Each round of it is as an entry from the event loop.
+        let (nest, told, entries) =
+            (self.nest.replace(0), self.told_here.get(), self.entries.replace(0));
         // SAFETY: came from a box, check_cleanup() agrees, and its slot forgets it.
         unsafe { State::cleanup(engine) };
         self.calm.set(calm);
+        self.slots[slot].freeing.set(false);
+        self.nest.set(nest);
+        self.told_here.set(told);
+        self.entries.set(entries);
         self.slots[slot].engine.set(std::ptr::null_mut());
         self.nothing_due("the state is freed");
         self.check(self.outstanding(slot) == 0, "a state was freed with requests outstanding");
-        let pending = self.deferred.borrow().iter().any(|call| call.1 == engine.cast());
+        let pending = self.is_call_pending(engine);
         self.check(!pending, "a state was freed that a deferred call still names");
+    }
+
+    fn is_idle(&self) -> bool {
+        self.is_top() && self.hooks.get() == 0 && self.running.borrow().is_empty()
     }
 
     fn is_top(&self) -> bool {
@@ -233,8 +303,9 @@ impl World {
         model.count(|counts| counts.submitted += 1);
     }
 
-    fn may_submit(&self) -> bool {
-        self.requests.borrow().len() < self.config.requests
+    fn may_submit(&self, slot: usize) -> bool {
+        let is_there = !self.slots[slot].engine.get().is_null();
+        is_there && self.requests.borrow().len() < self.config.requests
     }
 
     fn batch(&self) -> u64 {
@@ -242,41 +313,45 @@ impl World {
     }
 
     fn submit(&'static self, slot: usize) {
-        if !self.may_submit() {
+        if !self.may_submit(slot) {
             return;
         }
         let id = self.new_request(slot, Owner::Callback);
         let (io, batch) = (self.io_of(id), self.batch());
         let opaque = self.requests.borrow()[id].opaque();
-        if !self.is_attached(slot) {
+        let foreign = self.tape.below(32) == 31;
+        if !self.engine(slot).is_attached() || foreign {
             self.requests.borrow_mut()[id].status = Status::Refused;
+            let expected =
+                if self.engine(slot).is_attached() { libc::EPERM } else { libc::ENOTCONN };
+            self.foreign.set(true);
             let answer = self.engine(slot).submit(|| Ok(io), batch, on_complete, opaque);
+            self.foreign.set(false);
             return self.check(
-                answer == Err(Errno(libc::ENOTCONN)),
-                "a detached state accepted a request",
+                answer == Err(Errno(expected)),
+                "a request was accepted on another thread, or by a detached state",
             );
         }
         self.announce(id);
         let decision = self.decision(slot, batch);
+        self.want_batch(slot, id, batch);
         let answer = self.engine(slot).submit(|| Ok(io), batch, on_complete, opaque);
         self.check(answer == Ok(()), "a request was not accepted");
-        self.nothing_due("a submission returned");
-        self.check_prompt(&decision);
+        if self.hooks.get() == 0 {
+            self.nothing_due("a submission returned");
+            self.check_prompt(&decision);
+        }
     }
 
     /// Without a plug or section, and with a full batch even so, requests go to the kernel at
     /// once and not by way of the event loop.
     fn check_prompt(&self, decision: &Decision) {
+        if self.config.hook_acts > 0 {
+            return; // Hooks submit, plug and unplug in between.
+        }
         let slot = decision.slot;
         let model = self.model(slot);
-        let limit = match self.config.context_batch {
-            0 => 32,
-            limit => limit,
-        };
-        let limit = match decision.batch {
-            0 => limit,
-            batch => batch.min(limit),
-        };
+        let limit = self.limit_of(decision.batch);
         let gathering = decision.gathers && (decision.queued as u64) < limit;
         // A ring that is nearly full wants what it can get.
         if gathering && decision.in_flight < 900 {
@@ -286,6 +361,10 @@ impl World {
             );
         }
         let excused = !self.is_top()
+            || !self.is_attached(slot)
+            || self.slots[slot].attaches.get() != decision.attaches
+            // What is left when as many owners were told as may be.
+            || self.config.max_told < 1024
             || self.slots[slot].ring.refused.get()
             || model.counts.get().eagain > decision.eagain
             || self.slots[slot].ring.in_flight() >= crate::kernel::CAPACITY
@@ -303,6 +382,21 @@ impl World {
         self.check(!kept || (decision.queued as u64) < limit, "a full batch is kept back");
     }
 
+    fn want_batch(&self, slot: usize, id: usize, batch: u64) {
+        let limit = self.limit_of(batch);
+        self.requests.borrow_mut()[id].batch = limit;
+        self.model(slot).wanted_batch.set(limit);
+    }
+
+    /// The batch that is worth a submission, for a device that wants `batch`.
+    fn limit_of(&self, batch: u64) -> u64 {
+        let of_context = match self.config.context_batch {
+            0 => 32,
+            limit => limit,
+        };
+        if batch == 0 { of_context } else { batch.min(of_context) }
+    }
+
     /// What the engine sees when it decides whether to submit.
     fn decision(&self, slot: usize, batch: u64) -> Decision {
         let queue = self.model(slot).queue.borrow();
@@ -315,19 +409,33 @@ impl World {
             at_bound: self.engine(slot).stats().at_bound,
             eagain: self.model(slot).counts.get().eagain,
             io_submit_calls: self.model(slot).counts.get().io_submit_calls,
+            attaches: self.slots[slot].attaches.get(),
             gathers: self.model(slot).plugs.get() > 0,
         }
     }
 
     /// Submits for whoever runs, and waits for the result.
     fn co_submit(&'static self, slot: usize, owner: Owner) {
-        if !self.may_submit() || !self.is_attached(slot) {
+        if !self.may_submit(slot) || !self.engine(slot).is_attached() {
             return;
         }
         let id = self.new_request(slot, owner);
         let (io, batch) = (self.io_of(id), self.batch());
-        self.announce(id);
         let engine: *const Engine = self.slots[slot].engine.get();
+        if self.tape.below(32) == 31 {
+            self.requests.borrow_mut()[id].status = Status::Refused;
+            self.foreign.set(true);
+            // SAFETY: the slot's state. Its loop is not the one that the caller found itself in.
+            let answer =
+                unsafe { State::co_submit_in(engine, context(CONTEXTS + 1), || Ok(io), batch) };
+            self.foreign.set(false);
+            return self.check(
+                answer == Err(Errno(libc::EPERM)),
+                "a coroutine of another thread was let in",
+            );
+        }
+        self.announce(id);
+        self.want_batch(slot, id, batch);
         // SAFETY: the slot's state.
         match unsafe { State::co_submit(engine, || Ok(io), batch) } {
             Ok(result) => self.told(id, result),
@@ -341,7 +449,8 @@ impl World {
         self.requests.borrow_mut()[id].status = Status::Refused;
         // SAFETY: the slot's state.
         let answer = unsafe { State::co_submit(self.slots[slot].engine.get(), || Ok(io), 0) };
-        let expected = if self.is_attached(slot) { libc::ENOTSUP } else { libc::ENOTCONN };
+        let attached = self.engine(slot).is_attached();
+        let expected = if attached { libc::ENOTSUP } else { libc::ENOTCONN };
         self.check(answer == Err(Errno(expected)), "a host without coroutines got one");
     }
 
@@ -351,12 +460,12 @@ impl World {
             Coroutines::None => self.co_submit_without_coroutines(slot),
             Coroutines::Thread => {
                 // Its wait is a nested event loop.
-                if self.loops.get() < self.config.max_loops {
+                if self.may_loop() {
                     self.co_submit(slot, Owner::Thread);
                 }
             }
             Coroutines::Real => {
-                if self.may_submit() {
+                if self.may_submit(slot) {
                     self.start_coroutine(move |number| self.coroutine_body(number));
                 }
             }
@@ -398,8 +507,8 @@ impl World {
             9 => self.resume_some(),
             10 => self.plug(slot),
             11 => self.unplug(slot),
-            12 if place == Place::Top => self.detach_or_attach(slot),
-            13 if place == Place::Top => self.replace_some(slot),
+            12 if self.may_change(place) => self.detach_or_attach(slot),
+            13 if place != Place::Hook => self.replace_some(slot),
             14 if place == Place::Top => self.many(slot),
             15 if place == Place::Top => self.begin_or_end(),
             _ => self.submit(slot),
@@ -418,8 +527,14 @@ impl World {
         self.model(slot).plugs.set(plugs.saturating_sub(1));
         let batch = self.batch();
         let decision = self.decision(slot, batch);
+        self.model(slot).wanted_batch.set(self.limit_of(batch));
+        self.unplugging.set(self.unplugging.get() + 1);
         let had_plug = self.engine(slot).unplug(batch);
+        self.unplugging.set(self.unplugging.get() - 1);
         self.check(had_plug == (plugs > 0), "the plugs are not counted");
+        if self.hooks.get() > 0 {
+            return;
+        }
         self.nothing_due("an unplug returned");
         if had_plug && self.is_attached(slot) {
             self.check_prompt(&decision);
@@ -487,9 +602,15 @@ impl World {
         ids.nth(index)
     }
 
+    /// Whether whoever has control may run the event loop. A hook may not: the engine is about to do
+    /// what somebody might wait for.
+    fn may_loop(&self) -> bool {
+        self.loops.get() < self.config.max_loops && self.hooks.get() == 0
+    }
+
     /// Runs the event loop until one request is complete, as bdrv_drain() and the like do.
     fn wait_for_some(&'static self) {
-        if self.loops.get() >= self.config.max_loops {
+        if !self.may_loop() {
             return;
         }
         let Some(id) = self.some_outstanding() else {
@@ -504,7 +625,7 @@ impl World {
     }
 
     fn wait_for_all(&'static self, slot: usize) {
-        if self.loops.get() >= self.config.max_loops {
+        if !self.may_loop() {
             return;
         }
         self.trace(|| format!("wait for all of state {slot}"));
@@ -515,7 +636,7 @@ impl World {
     }
 
     fn turn_once(&'static self) {
-        if self.loops.get() < self.config.max_loops {
+        if self.may_loop() {
             self.loops.set(self.loops.get() + 1);
             self.turn(1 + self.tape.below(CONTEXTS));
             self.loops.set(self.loops.get() - 1);
@@ -527,6 +648,16 @@ impl World {
         let count = self.coroutines.borrow().len();
         if count > 0 {
             self.resume(1 + self.tape.below(count.min(256)));
+        }
+    }
+
+    /// Whether a state may be detached or attached here: by whoever is not waiting for it. A thread
+    /// that drives the loop itself would wait for ever.
+    fn may_change(&self, place: Place) -> bool {
+        match place {
+            Place::Top => true,
+            Place::Owner => self.config.coroutines != Coroutines::Thread && self.hooks.get() == 0,
+            Place::Coroutine | Place::Hook => false,
         }
     }
 
@@ -562,15 +693,15 @@ impl World {
             self.end();
         }
         for slot in 0..self.slots.len() {
-            if !self.is_attached(slot) {
-                self.attach(slot);
-            }
+            self.attach_surely(slot);
             if self.tape.below(2) == 1 {
                 (0..self.model(slot).plugs.get()).for_each(|_| self.unplug(slot));
             }
         }
         while self.is_anything_left() {
             let before = self.progress();
+            // Owners still detach what they like.
+            (0..self.slots.len()).for_each(|slot| self.attach_surely(slot));
             let any = (1..=CONTEXTS).filter(|&context| self.turn(context)).count();
             if any == 0 && self.progress() == before {
                 self.fail("lost: requests are outstanding, and nothing will happen");
@@ -595,7 +726,7 @@ impl World {
     /// Without requests there is soon nothing to do.
     fn come_to_rest(&'static self) {
         let busy = || (0..self.slots.len()).any(|slot| self.bh_scheduled(slot));
-        for _ in 0..2 * self.slots.len() + 2 {
+        for _ in 0..64 {
             if busy() {
                 (1..=CONTEXTS).for_each(|context| {
                     self.turn(context);

@@ -11,7 +11,7 @@ use laio_engine::depth;
 use laio_engine::host::HostCallback;
 
 use crate::host::{BottomHalf, SimCoroutine, SimHost, Watch};
-use crate::kernel::{CAPACITY, Ring, SimKernel};
+use crate::kernel::{CAPACITY, FIRST_EVENTFD, FIRST_TIMER, Ring, SimKernel};
 use crate::model::{FILES, Owner, Request, StateModel, Status};
 use crate::tape::Tape;
 
@@ -20,6 +20,16 @@ pub type Engine = State<SimKernel, SimHost>;
 /// A scenario that takes more steps than this makes no progress.
 const MAX_STEPS: usize = 400_000;
 const FILE_BYTES: usize = 64;
+
+/// Whether the host polls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Polls {
+    Never,
+    /// Beside waiting for the eventfd.
+    Also,
+    /// It never looks at the eventfd.
+    Only,
+}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Coroutines {
@@ -37,7 +47,13 @@ pub struct Config {
     pub bound: u32,
     pub defers: bool,
     pub coroutines: Coroutines,
-    pub polls: bool,
+    pub polls: Polls,
+    /// Owners that one entry from the event loop may tell.
+    pub max_told: u32,
+    /// How large a file may become.
+    pub size_limit: usize,
+    pub timers_fail: bool,
+    pub watches_fail: bool,
     /// Requests that the kernel takes at a time.
     pub capacity: usize,
     pub context_batch: u64,
@@ -57,6 +73,8 @@ pub struct Config {
     pub wake_later: usize,
     /// How much an owner does when it is told.
     pub busy: usize,
+    /// How often a hook calls the library.
+    pub hook_acts: usize,
 }
 
 impl Config {
@@ -69,7 +87,11 @@ impl Config {
             bound: tape.pick([8, 8, 1, 2, 3, 4, 64]),
             defers: tape.below(2) == 1,
             coroutines: tape.pick([Coroutines::None, Coroutines::Real, Coroutines::Thread]),
-            polls: tape.below(4) == 1,
+            polls: tape.pick([Polls::Never, Polls::Never, Polls::Also, Polls::Only]),
+            max_told: tape.pick([1024, 1024, 1024, 1, 2, 5]),
+            size_limit: tape.pick([usize::MAX, usize::MAX, usize::MAX, 70, 100]),
+            timers_fail: tape.below(8) == 7,
+            watches_fail: tape.below(8) == 7,
             capacity: if large {
                 CAPACITY
             } else {
@@ -91,6 +113,7 @@ impl Config {
             spurious: rate(),
             wake_later: rate(),
             busy: tape.pick([2, 0, 1, 3, 4]),
+            hook_acts: tape.pick([0, 0, 0, 1, 2]),
         }
     }
 }
@@ -101,7 +124,11 @@ pub struct Slot {
     pub engine: Cell<*mut Engine>,
     /// The event loop it is attached to; 0 for none.
     pub context: Cell<usize>,
+    pub freeing: Cell<bool>,
+    /// How often it was attached.
+    pub attaches: Cell<u32>,
     pub watch: Cell<Option<Watch>>,
+    pub timer_watch: Cell<Option<Watch>>,
     pub ring: Ring,
     pub model: StateModel,
 }
@@ -124,6 +151,8 @@ pub struct World {
     pub sections: Cell<u32>,
     pub own_sections: Cell<u32>,
     pub deferred: RefCell<Vec<(HostCallback, *mut c_void)>>,
+    /// Of a section that has ended, and not made yet.
+    pub due_calls: RefCell<Vec<(HostCallback, *mut c_void)>>,
     pub locks: Cell<i32>,
     pub rotor: Cell<usize>,
     /// Event loops on the stack.
@@ -133,6 +162,18 @@ pub struct World {
     pub due: Cell<Option<usize>>,
     /// Owners being told, one within the other, since the last entry from the event loop.
     pub nest: Cell<u32>,
+    /// Who was told last, and may be asked about once more.
+    pub last_told: Cell<Option<Owner>>,
+    /// Owners told since the last entry from the event loop.
+    pub told_here: Cell<u32>,
+    /// Entries from the event loop on the stack.
+    pub entries: Cell<u32>,
+    /// Hooks that act, on the stack.
+    pub hooks: Cell<u32>,
+    /// The calling thread is not the states'.
+    pub foreign: Cell<bool>,
+    /// An unplug is on the stack.
+    pub unplugging: Cell<u32>,
     /// No faults any more.
     pub calm: Cell<bool>,
     steps: Cell<usize>,
@@ -147,7 +188,10 @@ impl World {
             .map(|_| Slot {
                 engine: Cell::new(std::ptr::null_mut()),
                 context: Cell::new(0),
+                freeing: Cell::new(false),
+                attaches: Cell::new(0),
                 watch: Cell::new(None),
+                timer_watch: Cell::new(None),
                 ring: Ring::default(),
                 model: StateModel::default(),
             })
@@ -167,11 +211,18 @@ impl World {
             sections: Cell::new(0),
             own_sections: Cell::new(0),
             deferred: RefCell::default(),
+            due_calls: RefCell::default(),
             locks: Cell::new(0),
             rotor: Cell::new(0),
             loops: Cell::new(0),
             due: Cell::new(None),
             nest: Cell::new(0),
+            last_told: Cell::new(None),
+            told_here: Cell::new(0),
+            entries: Cell::new(0),
+            hooks: Cell::new(0),
+            foreign: Cell::new(false),
+            unplugging: Cell::new(0),
             calm: Cell::new(false),
             steps: Cell::new(0),
             tracing,
@@ -192,10 +243,13 @@ impl World {
         &self.slots[slot].model
     }
 
-    pub fn slot_of_eventfd(&self, fd: RawFd) -> usize {
-        let slot = (fd - 10) as usize;
-        self.check(slot < self.slots.len(), "an eventfd of no state is watched");
-        slot
+    /// The watch of an eventfd, or of a timer.
+    pub fn watch_of(&self, fd: RawFd) -> &Cell<Option<Watch>> {
+        let (first, is_timer) =
+            if fd >= FIRST_TIMER { (FIRST_TIMER, true) } else { (FIRST_EVENTFD, false) };
+        let slot = usize::try_from(fd - first).ok().and_then(|slot| self.slots.get(slot));
+        let Some(slot) = slot else { self.fail("a descriptor of no state is watched") };
+        if is_timer { &slot.timer_watch } else { &slot.watch }
     }
 
     /// `None` where the kernel does not tell, as for a device.
@@ -244,6 +298,14 @@ impl World {
 
     /// The owner of the request that is due has the result, or is about to be called.
     pub fn told_by_result(&self, owner: Owner) {
+        self.told_here.set(self.told_here.get() + 1);
+        // A submission of the program itself has a budget of its own, and so has each of cleanup's
+        // rounds.
+        let counts = self.entries.get() > 0 && !self.calm.get();
+        self.check(
+            !counts || self.told_here.get() <= self.config.max_told,
+            "one entry from the event loop tells more owners than it may",
+        );
         let Some(id) = self.due.take() else {
             self.fail("an owner is told, but nothing is due");
         };
@@ -251,6 +313,16 @@ impl World {
         if of != owner {
             self.fail(&format!("#{id} is told to {owner:?} and not to {of:?}"));
         }
+    }
+
+    /// A coroutine is asked about: either because it is complete, or once more after that.
+    pub fn is_told(&self, owner: Owner) {
+        let due = self.due.get().map(|id| self.requests.borrow()[id].owner);
+        if due.is_none() && self.last_told.get() == Some(owner) {
+            return;
+        }
+        self.told_by_result(owner);
+        self.last_told.set(Some(owner));
     }
 
     /// The owner of `id` has the result `result`.
@@ -312,13 +384,34 @@ impl World {
         let queued = slot.model.queue.borrow().len();
         let in_flight = slot.ring.in_flight();
         let refused = slot.ring.refused.get() || in_flight >= CAPACITY;
-        if queued > 0 && !scheduled && !(refused && in_flight > 0) {
+        let timer = slot.ring.timer.get() && slot.timer_watch.get().is_some();
+        if queued > 0 && !scheduled && !(refused && (in_flight > 0 || timer)) {
             self.fail(&format!(
                 "state {index} is left with {queued} queued, {in_flight} in flight, and nobody to resume"
             ));
         }
-        if slot.ring.complete() > 0 && !slot.ring.signalled.get() && !scheduled {
+        let polled = self.config.polls == Polls::Only;
+        if slot.ring.complete() > 0 && !slot.ring.signalled.get() && !scheduled && !polled {
             self.fail(&format!("state {index}: completions that nobody will reap"));
+        }
+    }
+
+    /// With a plug, requests go to the kernel when the batch is full, at its end, or when control is
+    /// with the event loop: a section's end changes nothing.
+    pub fn check_gathered(&self, index: usize) {
+        let (slot, config) = (&self.slots[index], &self.config);
+        let whole = config.refusal == 0 && config.partial == 0 && config.eagain == 0;
+        let excused = self.entries.get() > 0
+            || self.unplugging.get() > 0
+            || slot.engine.get().is_null()
+            || slot.context.get() == 0
+            || slot.ring.in_flight() > 900
+            || !whole
+            || config.hook_acts > 0
+            || config.capacity < CAPACITY;
+        let queued = slot.model.queue.borrow().len() as u64;
+        if slot.model.plugs.get() > 0 && !excused && queued < slot.model.wanted_batch.get() {
+            self.fail("submitted although a plug gathers");
         }
     }
 
@@ -330,6 +423,10 @@ impl World {
         expected.in_flight = slot.ring.in_flight() as u64;
         // What only the engine knows.
         expected.at_bound = stats.at_bound;
+        if self.config.hook_acts > 0 {
+            // The hook that locks may have submitted what was queued.
+            expected.bh_resumptions = stats.bh_resumptions;
+        }
         let deepest_seen = expected.deepest_nesting;
         expected.deepest_nesting = stats.deepest_nesting;
         if stats != expected {

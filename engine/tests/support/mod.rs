@@ -11,13 +11,14 @@ use std::ffi::{CStr, c_int, c_void};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use laio_engine::State;
 use laio_engine::errno::Errno;
 use laio_engine::host::{
     AioContext, Coroutine, Error, Host, HostCallback, LinuxAioState, NotifierHandlers, QEMUBH,
 };
-use laio_engine::kernel::{Completion, Entry, Kernel};
+use laio_engine::kernel::{Completion, Entry, Files, Kernel, Timer};
 use laio_engine::request::{Io, aio_type};
 
 /// What kind of host it is.
@@ -97,6 +98,30 @@ impl Loop {
     /// One turn; whether anything happened.
     pub fn turn(&self) -> bool {
         self.run_bottom_halves() | self.run_notifiers()
+    }
+
+    /// Turns, sleeping in between until some descriptor is readable, until `done`. Panics when
+    /// nothing comes.
+    pub fn turn_until(&self, done: impl Fn() -> bool) {
+        while !done() {
+            if self.turn() {
+                continue;
+            }
+            let list = self.notifiers.borrow();
+            let mut polls: Vec<_> = list
+                .iter()
+                .map(|&(fd, ..)| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
+                .collect();
+            drop(list);
+            // SAFETY: as many entries as it has.
+            let ready = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as _, 60_000) };
+            assert!(ready > 0, "nothing will ever happen");
+        }
+    }
+
+    /// How many descriptors are watched.
+    pub fn watched(&self) -> usize {
+        self.notifiers.borrow().len()
     }
 
     fn bh(&self, bh: *mut QEMUBH) -> std::cell::RefMut<'_, BottomHalf> {
@@ -244,6 +269,7 @@ pub struct Script {
     in_flight: RefCell<VecDeque<*mut Entry>>,
     ring: RefCell<VecDeque<Completion>>,
     eventfd: OwnedFd,
+    timer: Timer,
 }
 
 impl Script {
@@ -302,6 +328,7 @@ pub fn scripted() -> (Scripted, Rc<Script>) {
         in_flight: RefCell::default(),
         ring: RefCell::default(),
         eventfd,
+        timer: Timer::default(),
     });
     (Scripted(Rc::clone(&script)), script)
 }
@@ -353,6 +380,24 @@ impl Kernel for Scripted {
         }
     }
 
+    fn is_inherited(&self) -> bool {
+        false
+    }
+
+    fn arm_timer(&self, delay: Duration) -> Result<RawFd, Errno> {
+        self.0.timer.arm(delay)
+    }
+
+    fn is_timer_due(&self) -> bool {
+        self.0.timer.is_due()
+    }
+
+    fn clear_timer(&self) {
+        self.0.timer.clear();
+    }
+}
+
+impl Files for Scripted {
     fn file_size(&self, _: RawFd) -> Option<u64> {
         None
     }

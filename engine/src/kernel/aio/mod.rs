@@ -11,16 +11,19 @@ pub mod sys;
 compile_error!("sys.rs was generated for little-endian targets: generate it for this one");
 
 use std::cell::Cell;
-use std::ffi::{c_int, c_long};
+use std::ffi::c_long;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::time::Duration;
 
 pub use probe::{has_fdsync, has_fua};
 use ring::Ring;
 use sys::{aio_context_t, io_event};
 
-use super::{Completion, Entry, Kernel, SetupError};
+use super::{Completion, Entry, Files, Kernel, SetupError, Timer};
 use crate::errno::Errno;
+use crate::process::Process;
+use crate::wait;
 
 /// Requests that one context can have in flight: the size of its completion ring, as in QEMU.
 const CAPACITY: usize = 1024;
@@ -36,14 +39,18 @@ fn no_context(errno: Errno) -> SetupError {
 /// A context of io_setup(2), destroyed on drop.
 ///
 /// Destroying waits for whatever is still in flight, as io_destroy(2) does.
-struct Context(aio_context_t);
+struct Context {
+    id: aio_context_t,
+    /// The process that has it. The child of a fork has not, but it shares the mapped ring.
+    process: Process,
+}
 
 impl Context {
     fn new(events: usize) -> Result<Self, Errno> {
         let mut context: aio_context_t = 0;
         // SAFETY: io_setup(2) writes one context to a place that holds one.
         check(unsafe { libc::syscall(libc::SYS_io_setup, events, &mut context) })?;
-        Ok(Self(context))
+        Ok(Self { id: context, process: Process::current() })
     }
 
     /// # Safety
@@ -53,7 +60,7 @@ impl Context {
         let (count, iocbs) = (entries.len(), entries.as_ptr());
         // SAFETY: io_submit(2) reads `count` pointers to iocbs, which entries are; that they stay
         // is the caller's promise.
-        check(unsafe { libc::syscall(libc::SYS_io_submit, self.0, count, iocbs) })
+        check(unsafe { libc::syscall(libc::SYS_io_submit, self.id, count, iocbs) })
     }
 
     /// Takes up to one event by system call; waits for it when `min` is 1.
@@ -64,7 +71,7 @@ impl Context {
         loop {
             // SAFETY: io_getevents(2) writes at most one event to a place that holds one.
             let taken = check(unsafe {
-                libc::syscall(libc::SYS_io_getevents, self.0, min, 1, &mut event, timeout)
+                libc::syscall(libc::SYS_io_getevents, self.id, min, 1, &mut event, timeout)
             });
             match taken {
                 Ok(taken) => return (taken > 0).then(|| Completion::from(&event)),
@@ -77,8 +84,11 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
+        if !self.process.is_current() {
+            return; // The parent's, whatever the child has of that number.
+        }
         // SAFETY: the context is ours and is not used again.
-        unsafe { libc::syscall(libc::SYS_io_destroy, self.0) };
+        unsafe { libc::syscall(libc::SYS_io_destroy, self.id) };
     }
 }
 
@@ -107,6 +117,7 @@ pub struct LinuxAio {
     completions: Completions,
     context: Context,
     eventfd: OwnedFd,
+    timer: Timer,
 }
 
 impl LinuxAio {
@@ -114,7 +125,7 @@ impl LinuxAio {
     pub fn new() -> Result<Self, SetupError> {
         let mut aio = Self::with_getevents()?;
         // SAFETY: the context comes from io_setup(2) and is dropped after the ring.
-        if let Some(ring) = unsafe { Ring::of(aio.context.0) } {
+        if let Some(ring) = unsafe { Ring::of(aio.context.id) } {
             aio.completions = Completions::Mapped(ring);
         }
         Ok(aio)
@@ -131,7 +142,8 @@ impl LinuxAio {
         }
         // SAFETY: the descriptor is new and nobody else's.
         let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { completions: Completions::SystemCall(Cell::new(None)), context, eventfd })
+        let completions = Completions::SystemCall(Cell::new(None));
+        Ok(Self { completions, context, eventfd, timer: Timer::default() })
     }
 
     #[cold]
@@ -191,25 +203,32 @@ impl Kernel for LinuxAio {
     }
 
     fn clear_eventfd(&self) {
-        let mut count = 0u64;
-        // SAFETY: reads eight bytes into eight bytes. EAGAIN means that it is clear already.
-        unsafe { libc::read(self.eventfd(), (&raw mut count).cast(), size_of::<u64>()) };
+        wait::clear_eventfd(self.eventfd());
     }
 
     fn wait(&self) {
         while !self.has_completions() {
-            let mut poll = libc::pollfd { fd: self.eventfd(), events: libc::POLLIN, revents: 0 };
-            // SAFETY: one descriptor, one entry. A signal only makes the loop look again.
-            unsafe { libc::poll(&mut poll, 1, -1) };
+            wait::until_readable(self.eventfd());
             self.clear_eventfd();
         }
     }
 
-    fn file_size(&self, fd: c_int) -> Option<u64> {
-        // SAFETY: an all-zero stat is a valid value, and fstat(2) fills it.
-        let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-        // SAFETY: writes one stat to a place that holds one.
-        let found = unsafe { libc::fstat(fd, &mut stat) } == 0;
-        (found && stat.st_mode & libc::S_IFMT == libc::S_IFREG).then_some(stat.st_size as u64)
+    #[inline]
+    fn is_inherited(&self) -> bool {
+        !self.context.process.is_current()
+    }
+
+    fn arm_timer(&self, delay: Duration) -> Result<RawFd, Errno> {
+        self.timer.arm(delay)
+    }
+
+    fn is_timer_due(&self) -> bool {
+        self.timer.is_due()
+    }
+
+    fn clear_timer(&self) {
+        self.timer.clear();
     }
 }
+
+impl Files for LinuxAio {}

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Waiting without a cancellation point.
+//!
+//! A thread that is cancelled (pthread_cancel(3)) while it waits here would leave requests on a stack
+//! that is gone, and states that count a frame which never ends. So the waits are made by syscall(2),
+//! which is none: the call is finished, and the thread is cancelled at its next point of its own.
+
+use std::os::fd::RawFd;
+use std::ptr;
+use std::time::Duration;
+
+/// Sleeps until `fd` is readable or a signal comes.
+pub fn until_readable(fd: RawFd) {
+    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let (for_ever, no_mask) = (ptr::null::<libc::timespec>(), ptr::null::<libc::sigset_t>());
+    // SAFETY: one descriptor, one entry. Whatever ends it, the caller looks again.
+    unsafe { libc::syscall(libc::SYS_ppoll, &raw mut poll, 1, for_ever, no_mask, 0) };
+}
+
+/// Sleeps for a while, or until a signal comes.
+pub fn for_a_while(duration: Duration) {
+    let until = libc::timespec {
+        tv_sec: duration.as_secs() as libc::time_t,
+        tv_nsec: duration.subsec_nanos().into(),
+    };
+    let rest = ptr::null_mut::<libc::timespec>();
+    // SAFETY: reads one duration.
+    unsafe { libc::syscall(libc::SYS_nanosleep, &raw const until, rest) };
+}
+
+/// Reads the count of an eventfd that does not block, and so makes it unreadable.
+pub fn clear_eventfd(fd: RawFd) {
+    let mut count = 0u64;
+    // SAFETY: reads eight bytes into eight bytes. EAGAIN means that it is clear already.
+    unsafe { libc::syscall(libc::SYS_read, fd, &raw mut count, size_of::<u64>()) };
+}
