@@ -5,7 +5,6 @@
  */
 #include "rig.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/resource.h>
@@ -224,27 +223,15 @@ static void a_completion_detaches_its_state(void)
     }
 }
 
-static unsigned open_descriptors(void)
-{
-    unsigned count = 0;
-    DIR *directory = opendir("/proc/self/fd");
-    CHECK(directory);
-    while (readdir(directory)) {
-        count++;
-    }
-    closedir(directory);
-    return count;
-}
-
 static void states_come_and_go_without_a_trace(void)
 {
     rig_free(rig_new());
-    unsigned before = open_descriptors();
+    unsigned before = test_descriptors();
     for (unsigned i = 0; i < 100; i++) {
         rig_free(rig_new());
         laio_cleanup(state_new());
     }
-    CHECK_EQ(open_descriptors(), before);
+    CHECK_EQ(test_descriptors(), before);
 }
 
 static void cleanup_detaches(void)

@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 #include "test.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 /* A case that takes longer hangs. */
 enum { CASE_SECONDS = 180 };
+/* Exit code of a case that cannot run here. */
+enum { SKIPPED = 77 };
 
 /* Standard error of the case, where the library may report something. */
 static int captured = -1;
@@ -57,6 +61,69 @@ void test_fail(const char *file, int line, const char *format, ...)
     _exit(1);
 }
 
+void test_skip(const char *format, ...)
+{
+    char text[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof(text), format, arguments);
+    va_end(arguments);
+    test_note("skipped: %s", text);
+    _exit(SKIPPED);
+}
+
+static void hangs(int number)
+{
+    static const char text[] = "#   hangs\n";
+    (void)number;
+    if (write(STDOUT_FILENO, text, sizeof(text) - 1) < 0) {
+        _exit(2);
+    }
+    _exit(1);
+}
+
+void test_watch(unsigned seconds)
+{
+    /* The first process of a PID namespace survives what it does not handle. */
+    signal(SIGALRM, hangs);
+    alarm(seconds);
+}
+
+void test_wait_for(const char *file, int line, pid_t child, int code)
+{
+    int status;
+    while (waitpid(child, &status, 0) < 0) {
+        if (errno != EINTR) {
+            test_fail(file, line, "waitpid: %s", strerror(errno));
+        }
+    }
+    if (WIFSIGNALED(status)) {
+        test_fail(file, line, "the child has died of: %s", strsignal(WTERMSIG(status)));
+    }
+    if (WEXITSTATUS(status) != code) {
+        test_fail(file, line, "the child's exit code is %d, and not %d", WEXITSTATUS(status), code);
+    }
+}
+
+unsigned test_descriptors(void)
+{
+    unsigned count = 0;
+    DIR *directory = opendir("/proc/self/fd");
+    CHECK(directory);
+    while (readdir(directory)) {
+        count++;
+    }
+    closedir(directory);
+    return count;
+}
+
+double test_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec + now.tv_nsec * 1e-9;
+}
+
 /* What was written to standard error and not taken yet; to be freed. */
 static char *take_captured(void)
 {
@@ -70,7 +137,7 @@ static char *take_captured(void)
     return text;
 }
 
-static char *take_log(void)
+char *test_take_log(void)
 {
     char *from_hook = host_take_log();
     char *from_stderr = take_captured();
@@ -88,7 +155,7 @@ static char *take_log(void)
 
 void test_expect_log(const char *file, int line, const char *text)
 {
-    char *log = take_log();
+    char *log = test_take_log();
     size_t length = strlen(log);
     bool one_line = length > 0 && strchr(log, '\n') == log + length - 1;
     if (!one_line || !strstr(log, text)) {
@@ -99,7 +166,7 @@ void test_expect_log(const char *file, int line, const char *text)
 
 void test_expect_no_log(const char *file, int line)
 {
-    char *log = take_log();
+    char *log = test_take_log();
     if (*log) {
         test_fail(file, line, "unexpected: \"%s\"", log);
     }
@@ -170,9 +237,14 @@ static _Noreturn void run_case(const TestCase *test, const HostVariant *variant)
     exit(0);
 }
 
+static bool skipped(int status)
+{
+    return WIFEXITED(status) && WEXITSTATUS(status) == SKIPPED;
+}
+
 static bool describe_end(int status)
 {
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+    if (skipped(status) || (WIFEXITED(status) && WEXITSTATUS(status) == 0)) {
         return true;
     }
     if (WIFSIGNALED(status)) {
@@ -206,8 +278,9 @@ static bool run(const TestCase *test, const HostVariant *variant, unsigned numbe
         }
     }
     bool ok = describe_end(status);
-    printf("%s %u - %s%s%s\n", ok ? "ok" : "not ok", number, test->name, variant ? ", host " : "",
-           variant ? variant->name : "");
+    printf("%s %u - %s%s%s%s\n", ok ? "ok" : "not ok", number, test->name,
+           variant ? ", host " : "", variant ? variant->name : "",
+           skipped(status) ? " # SKIP" : "");
     close(captured);
     return ok;
 }

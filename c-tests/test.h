@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/types.h>
 
 typedef struct TestCase {
     const char *name;
@@ -60,6 +61,16 @@ void test_expect_log(const char *file, int line, const char *text);
 void test_expect_no_log(const char *file, int line);
 #define EXPECT_NO_LOG() test_expect_no_log(__FILE__, __LINE__)
 
+/* What the library has said since the last time, for a case that has to look into it; to be freed. */
+char *test_take_log(void);
+
+/* Ends the case: it cannot run here, and `format` says why. */
+_Noreturn void test_skip(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* A process that takes longer hangs, and fails. In the child of a fork, too, which has no alarm of
+ * its parent's, and where it is the first of its PID namespace. */
+void test_watch(unsigned seconds);
+
 /* A line of the report that is neither success nor failure. */
 void test_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
@@ -70,6 +81,16 @@ unsigned test_scaled(unsigned count, unsigned least);
 int test_file(int flags);
 /* The same file, opened again. */
 int test_reopen(int fd, int flags);
+
+/* Waits for a child, which must end with this exit code. */
+#define WAIT_FOR(child, code) test_wait_for(__FILE__, __LINE__, child, code)
+void test_wait_for(const char *file, int line, pid_t child, int code);
+
+/* How many descriptors the process has open. */
+unsigned test_descriptors(void);
+
+/* Seconds on a clock that only goes forward. */
+double test_now(void);
 
 /* Numbers that look random, the same in each run. */
 uint64_t test_random(uint64_t *state);

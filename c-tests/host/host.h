@@ -103,6 +103,9 @@ typedef struct HostCounts {
 } HostCounts;
 HostCounts host_counts(AioContext *ctx);
 
+/* How many descriptors the library has the event loop watch; of a host that gives hooks. */
+unsigned host_watched(AioContext *ctx);
+
 /* Deferred calls, as the host's own code would use them. */
 void host_defer_begin(void);
 void host_defer_call(LaioHostFunc fn, void *opaque);

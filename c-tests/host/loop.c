@@ -201,6 +201,15 @@ void loop_set_event_notifier(AioContext *ctx, int fd, void (*io_read)(void *opaq
     }
 }
 
+unsigned host_watched(AioContext *ctx)
+{
+    unsigned count = 0;
+    for (int i = 0; i < NOTIFIERS_MAX; i++) {
+        count += ctx->notifiers[i].used;
+    }
+    return count;
+}
+
 static bool fd_ready(AioContext *ctx)
 {
     for (int i = 0; i < NOTIFIERS_MAX; i++) {
@@ -365,7 +374,7 @@ AioContext *loop_new(void)
 
 void loop_free(AioContext *ctx)
 {
-    if (ctx->bhs || ctx->running || ctx->lock_depth) {
+    if (ctx->bhs || ctx->running || ctx->lock_depth || host_watched(ctx)) {
         die("freed while it is in use");
     }
     if (current_context == ctx) {
