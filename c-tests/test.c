@@ -21,6 +21,7 @@ static int captured = -1;
 static off_t captured_seen;
 /* Where failures are printed. */
 static FILE *report_to;
+static char context[256];
 
 static void die(const char *what)
 {
@@ -49,6 +50,14 @@ void test_note(const char *format, ...)
     fflush(report_to);
 }
 
+void test_context(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(context, sizeof(context), format, arguments);
+    va_end(arguments);
+}
+
 void test_fail(const char *file, int line, const char *format, ...)
 {
     char text[1024];
@@ -56,7 +65,7 @@ void test_fail(const char *file, int line, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(text, sizeof(text), format, arguments);
     va_end(arguments);
-    fprintf(report_to, "#   %s:%d: %s\n", file, line, text);
+    fprintf(report_to, "#   %s:%d: %s%s%s\n", file, line, text, *context ? "; " : "", context);
     fflush(report_to);
     _exit(1);
 }
@@ -74,12 +83,10 @@ void test_skip(const char *format, ...)
 
 static void hangs(int number)
 {
-    static const char text[] = "#   hangs\n";
+    char text[sizeof(context) + 32] = "#   hangs; ";
     (void)number;
-    if (write(STDOUT_FILENO, text, sizeof(text) - 1) < 0) {
-        _exit(2);
-    }
-    _exit(1);
+    strcat(strcat(text, context), "\n");
+    _exit(write(STDOUT_FILENO, text, strlen(text)) < 0 ? 2 : 1);
 }
 
 void test_watch(unsigned seconds)

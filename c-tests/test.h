@@ -71,6 +71,9 @@ _Noreturn void test_skip(const char *format, ...) __attribute__((format(printf, 
  * its parent's, and where it is the first of its PID namespace. */
 void test_watch(unsigned seconds);
 
+/* What the case is at, for the report if it fails. */
+void test_context(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
 /* A line of the report that is neither success nor failure. */
 void test_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
