@@ -14,10 +14,10 @@ typedef enum Valve {
     VALVE_OPEN,   /* to the kernel */
     VALVE_EAGAIN, /* the kernel has no room */
     VALVE_NONE,   /* the same, said in another way: none taken and no error */
-    VALVE_HOLD,   /* taken, and given to the kernel by valve_release() */
+    VALVE_HOLD,   /* taken, for valve_release() to give to the kernel */
 } Valve;
 
-/* For all requests; those of a descriptor of their own, if `fd` is not negative: then others pass. */
+/* For the requests of the descriptor `fd`; if that is negative, for all. */
 void valve_set(Valve valve, int fd);
 
 /* Gives the kernel what is held, on any thread. */
