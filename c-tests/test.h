@@ -61,7 +61,7 @@ void test_expect_log(const char *file, int line, const char *text);
 void test_expect_no_log(const char *file, int line);
 #define EXPECT_NO_LOG() test_expect_no_log(__FILE__, __LINE__)
 
-/* What the library has said since the last time, for a case that has to look into it; to be freed. */
+/* What the library has said since the last time, for a case that must look into it; to be freed. */
 char *test_take_log(void);
 
 /* Ends the case: it cannot run here, and `format` says why. */
