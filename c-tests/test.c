@@ -81,18 +81,36 @@ void test_skip(const char *format, ...)
     _exit(SKIPPED);
 }
 
+/* Says what the case was at. */
+static void report_signal(const char *what)
+{
+    char text[sizeof(context) + 64] = "#   ";
+    strcat(strcat(strcat(strcat(text, what), "; "), context), "\n");
+    if (write(STDOUT_FILENO, text, strlen(text)) < 0) {
+        _exit(2);
+    }
+}
+
 static void hangs(int number)
 {
-    char text[sizeof(context) + 32] = "#   hangs; ";
     (void)number;
-    strcat(strcat(text, context), "\n");
-    _exit(write(STDOUT_FILENO, text, strlen(text)) < 0 ? 2 : 1);
+    report_signal("hangs");
+    _exit(1);
+}
+
+static void dies(int number)
+{
+    report_signal(number == SIGABRT ? "aborts" : "crashes");
+    signal(number, SIG_DFL);
+    raise(number);
 }
 
 void test_watch(unsigned seconds)
 {
     /* The first process of a PID namespace survives what it does not handle. */
     signal(SIGALRM, hangs);
+    signal(SIGABRT, dies);
+    signal(SIGSEGV, dies);
     alarm(seconds);
 }
 
