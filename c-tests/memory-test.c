@@ -177,11 +177,11 @@ static void no_allocation_for_a_request(void)
 {
     test_watch(HANG_SECONDS);
     Chains chains = chains_new(hole_file());
-    check_steady(&chains, test_scaled(100000, 10000));
+    check_steady(&chains, test_scaled(30000, 10000));
     /* Just after a peak as well, though it gives back memory. */
-    run_chains(&chains, test_scaled(200000, 20000), test_scaled(100000, 10000));
-    run_chains(&chains, test_scaled(100000, 20000), 200);
-    check_steady(&chains, test_scaled(100000, 10000));
+    run_chains(&chains, test_scaled(200000, 20000), test_scaled(30000, 10000));
+    run_chains(&chains, test_scaled(30000, 20000), 200);
+    check_steady(&chains, test_scaled(30000, 10000));
     chains_free(&chains);
 }
 

@@ -193,7 +193,7 @@ static void *append_until_stopped(void *opaque)
 static void another_thread_appends(void)
 {
     char *memory = aligned_buffer(LONGEST);
-    unsigned rounds = test_scaled(4, 1);
+    unsigned rounds = test_scaled(2, 1);
     Rig rig = rig_new();
     for (unsigned round = 0; round < rounds; round++) {
         Growing file = growing_new(sizes[round % COUNT_OF(sizes)]);
@@ -201,7 +201,7 @@ static void another_thread_appends(void)
         pthread_t thread;
         uint64_t seed = round;
         CHECK_EQ(pthread_create(&thread, NULL, append_until_stopped, &appender), 0);
-        for (unsigned i = 0; i < test_scaled(1500, 20); i++) {
+        for (unsigned i = 0; i < test_scaled(1000, 20); i++) {
             struct iovec iov[PARTS_MAX];
             uint64_t end = atomic_load(&appender.size);
             uint64_t length = BLOCK * (1 + test_random(&seed) % (LONGEST / BLOCK));
