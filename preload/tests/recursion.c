@@ -20,6 +20,8 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "ring.h"
+
 enum {
     STACK_SIZE = 1 << 20,
     COROUTINES = 40,
@@ -37,8 +39,10 @@ struct queue {
     unsigned refused;
     unsigned refused_at; /* the depth of the last refusal */
     unsigned event_loop_at; /* depth at which an event loop runs, once; 0 for never */
+    bool unnamed_event_loop;
     unsigned deepest_below_event_loop;
     void (*between)(void); /* runs at every level */
+    bool varying;        /* frames of a size that changes */
     struct iocb iocb;
     char buffer[512];
 };
@@ -47,7 +51,18 @@ static int file;
 static unsigned bound = 8;
 
 void aio_poll(struct queue *queue);
+static void event_loop(struct queue *queue);
 static void submit(struct queue *queue);
+
+/* A frame whose size only the frame pointer tells. */
+static __attribute__((noinline)) void submit_below(struct queue *queue, size_t size)
+{
+    char room[size];
+
+    __asm__ volatile("" ::"r"(room) : "memory");
+    submit(queue);
+    __asm__ volatile("" ::"r"(room) : "memory");
+}
 
 static void complete(struct queue *queue)
 {
@@ -56,9 +71,18 @@ static void complete(struct queue *queue)
     }
     if (queue->event_loop_at == queue->depth) {
         queue->event_loop_at = 0;
-        aio_poll(queue);
+        if (queue->unnamed_event_loop) {
+            event_loop(queue);
+        } else {
+            aio_poll(queue);
+        }
     }
-    if (queue->left > 0) {
+    if (queue->left == 0 || queue->blocked) {
+        return;
+    }
+    if (queue->varying) {
+        submit_below(queue, (size_t)(queue->left * 7919 % 3000 + 1));
+    } else {
         submit(queue);
     }
 }
@@ -95,30 +119,47 @@ static __attribute__((noinline)) void submit(struct queue *queue)
             queue->deepest = queue->depth;
         }
         /* A file in the page cache: the kernel is done before io_submit returns. */
-        taken = io_getevents(queue->context, 1, 1, &event, NULL);
-        assert(taken == 1 && event.res == sizeof(queue->buffer));
+        ring_wait(queue->context, &event);
+        assert(event.res == sizeof(queue->buffer));
         complete(queue);
     }
     queue->depth--;
     __asm__ volatile("" ::"r"(padding) : "memory");
 }
 
-/* An event loop under the name of QEMU's, which guard mode takes for the ground. */
-__attribute__((noinline)) void aio_poll(struct queue *queue)
+/* What an event loop does when the eventfd is readable. */
+static void handle_event(struct queue *queue)
+{
+    struct pollfd wait = {.fd = queue->eventfd, .events = POLLIN};
+    uint64_t count;
+
+    assert(poll(&wait, 1, 10000) == 1); /* else it was refused with nobody to wake it */
+    assert(read(queue->eventfd, &count, sizeof(count)) == sizeof(count));
+    submit(queue);
+}
+
+/* An event loop within a completion, until half of the requests are done. */
+static void event_loop(struct queue *queue)
 {
     unsigned depth = queue->depth;
+    unsigned deepest = queue->deepest;
+    long until = queue->left / 2;
 
     queue->depth = 0;
-    queue->deepest_below_event_loop = 0;
-    if (queue->left > 0) {
-        unsigned deepest = queue->deepest;
-
-        queue->deepest = 0;
-        submit(queue);
-        queue->deepest_below_event_loop = queue->deepest;
-        queue->deepest = deepest;
+    queue->deepest = 0;
+    while (queue->left > until) {
+        handle_event(queue);
     }
+    queue->deepest_below_event_loop = queue->deepest;
+    queue->deepest = deepest;
     queue->depth = depth;
+}
+
+/* The same under the name of QEMU's, which guard mode takes for the ground. */
+__attribute__((noinline)) void aio_poll(struct queue *queue)
+{
+    event_loop(queue);
+    __asm__ volatile("" ::: "memory"); /* no tail call */
 }
 
 static void queue_init(struct queue *queue, long requests)
@@ -142,12 +183,7 @@ static void run(struct queue *queue)
 {
     submit(queue);
     while (queue->left > 0) {
-        struct pollfd wait = {.fd = queue->eventfd, .events = POLLIN};
-        uint64_t count;
-
-        assert(poll(&wait, 1, 10000) == 1); /* else it was refused with nobody to wake it */
-        assert(read(queue->eventfd, &count, sizeof(count)) == sizeof(count));
-        submit(queue);
+        handle_event(queue);
     }
 }
 
@@ -246,6 +282,18 @@ static void interrupted_coroutine(void)
     coroutine_start(COROUTINES / 2, interrupted, &main_context);
 }
 
+static void with_varying_frames(void)
+{
+    struct queue queue;
+
+    queue_init(&queue, 10000);
+    queue.varying = true;
+    run(&queue);
+    assert(queue.left == 0);
+    assert(queue.deepest == bound);
+    queue_free(&queue);
+}
+
 /* Without its eventfd to bring it back, a program is left alone: as deep as the requests last. */
 static void unrefused(bool with_eventfd, bool drained)
 {
@@ -283,6 +331,21 @@ static void event_loop_at_bound(void)
     queue_free(&queue);
 }
 
+/* One that guard mode does not know: it makes progress, a request at a time. */
+static void unnamed_event_loop_at_bound(void)
+{
+    struct queue queue;
+
+    queue_init(&queue, 1000);
+    queue.unnamed_event_loop = true;
+    queue.event_loop_at = bound;
+    run(&queue);
+    assert(queue.left == 0);
+    assert(queue.deepest_below_event_loop == 1);
+    assert(queue.deepest == bound);
+    queue_free(&queue);
+}
+
 static const struct {
     const char *name;
     void (*function)(void);
@@ -292,7 +355,9 @@ static const struct {
     {"on a coroutine's stack", on_a_coroutine},
     {"with calls on other stacks in between", interrupted},
     {"on a coroutine's stack, with calls on others in between", interrupted_coroutine},
+    {"with frames of varying size", with_varying_frames},
     {"an event loop at the bound goes on", event_loop_at_bound},
+    {"and so does one of another name", unnamed_event_loop_at_bound},
     {"without an eventfd nothing is refused", without_eventfd},
     {"with an eventfd that was read nothing is refused", with_drained_eventfd},
 };

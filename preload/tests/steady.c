@@ -18,6 +18,8 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "ring.h"
+
 enum {
     THREADS = 8,
     COROUTINES = 64,
@@ -43,7 +45,7 @@ static __attribute__((noinline)) void one(void)
     io_prep_pread(&iocb, file, buffer, sizeof(buffer), 0);
     io_set_eventfd(&iocb, mine.eventfd);
     assert(io_submit(mine.context, 1, iocbs) == 1);
-    assert(io_getevents(mine.context, 1, 1, &event, NULL) == 1);
+    ring_wait(mine.context, &event);
     assert(event.res == sizeof(buffer));
     mine.calls++;
 }
