@@ -48,6 +48,44 @@ else
     skip "nor does fio with four threads" "no fio here"
 fi
 
+head -c 32K /dev/zero >"$dir/zeros"
+export LAIO_MAX_SUBMIT_DEPTH=8
+
+# Guard mode reads less of the stack without statistics.
+stacks() {
+    LAIO_STATS='' timeout "$limit" "$run" -- "$helpers/stacks" "$dir/zeros" "$1"
+    under guard "$helpers/stacks" "$dir/zeros" "$1" >"$dir/said"
+    says guard "deepest nesting 8, [$2-9]"
+}
+stacks_are() {
+    local status=0
+    "$helpers/stacks" "$dir/zeros" "$1" >/dev/null || status=$?
+    if ((status == 77)); then
+        skip "$3" "not on this architecture"
+    else
+        ok "$3" stacks "$1" "$2"
+    fi
+}
+stacks_are small 1 "small stacks side by side, and frames of varying size"
+stacks_are unmapped 1 "stacks near those that were unmapped"
+stacks_are bare 1 "stacks whose first function has no return address"
+stacks_are signal 1 "signals on their own stacks, in the middle of a nesting"
+stacks_are threads 1 "threads with the smallest stacks"
+stacks_are arguments 0 "arguments that are no pointers are answered EFAULT"
+stacks_are cancelled 1 "a cancelled thread is not cancelled in io_submit"
+
+# Of a stack, in the worst case. Nobody knows how much a program has left.
+room() {
+    local with without
+    with=$(LAIO_STATS='' LD_BIND_NOW=1 "$run" -- "$helpers/stacks" "$dir/zeros" room | sed -n 1p)
+    without=$(LAIO_STATS='' LD_BIND_NOW=1 "$run" --off -- "$helpers/stacks" "$dir/zeros" room | sed -n 1p)
+    echo "$with with, $without without"
+    ((with - without <= 4096))
+}
+ok "guard mode takes at most 4 KiB of a stack" room
+
+unset LAIO_MAX_SUBMIT_DEPTH
+
 forks() {
     head -c 512 /dev/zero >"$dir/zeros"
     LAIO_STATS=1 timeout "$limit" "$run" -- "$helpers/forks" "$1" "$dir/zeros" 2>"$dir/stats"

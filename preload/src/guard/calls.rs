@@ -5,9 +5,11 @@
 //! A call nests in an earlier one if it lies below it on the same stack and the earlier one's caller
 //! has not returned. The first is seen from addresses alone; the second is not, so a caller that is
 //! called from ever deeper functions looks nested, and [`Calls::correct`] then says what is so.
+//! Nothing here is ever more than an address to compare: what was a stack may be gone by now.
 //!
 //! Coroutines have stacks anywhere in memory, and a call on one says nothing of the calls on
-//! another. So each stack has its own record, and what tells stacks apart is distance.
+//! another. So each stack has its own record, and what tells stacks apart is distance. Two that are
+//! closer than that, and so smaller than QEMU's, may be taken for one, and the estimate be wrong.
 
 use std::cell::Cell;
 
@@ -16,7 +18,7 @@ use std::cell::Cell;
 const STACKS: usize = 16;
 /// Calls that are remembered on each, the innermost. More than the default bound, so that they are
 /// all that there are.
-const KEPT: usize = 16;
+pub const KEPT: usize = 16;
 /// Bytes between two calls that are surely on the same stack if no other stack is nearer: QEMU's
 /// coroutines have 1 MiB of stack each, and 64 levels of its recursion take 540 KiB.
 const REACH: usize = 640 << 10;
@@ -118,12 +120,7 @@ impl Calls {
         stack.depth.get()
     }
 
-    /// What the last [`enter`](Self::enter) said.
-    pub fn depth(&self) -> u32 {
-        self.current().depth.get()
-    }
-
-    /// The outermost call's mark on the last call's stack.
+    /// The mark of the outermost call that the last one may be nested in.
     pub fn outermost(&self) -> usize {
         self.current().outermost.get()
     }
@@ -150,11 +147,13 @@ impl Calls {
         least.unwrap_or(0)
     }
 
-    /// Puts the record of the last call's stack right: `marks` are all the calls that are nested
-    /// there, the innermost, which is the last call, first.
-    pub fn correct(&self, marks: &[usize]) {
+    /// Puts the record of the last call's stack right: `depth` calls are nested there. `marks` are
+    /// the innermost of them, the last call first; `outermost` is the first call of all.
+    pub fn correct(&self, depth: u32, marks: &[usize], outermost: usize) {
         let stack = self.current();
         stack.clear();
+        stack.depth.set(depth.saturating_sub(marks.len() as u32));
+        stack.outermost.set(outermost);
         for &mark in marks.iter().rev() {
             stack.push(mark);
         }
@@ -234,9 +233,22 @@ mod tests {
         for level in 0..8 {
             calls.enter(TOP - level * LEVEL);
         }
-        calls.correct(&[TOP - 7 * LEVEL, TOP - 3 * LEVEL]);
+        calls.correct(2, &[TOP - 7 * LEVEL, TOP - 3 * LEVEL], TOP - 3 * LEVEL);
         assert_eq!(calls.enter(TOP - 8 * LEVEL), 3);
         assert_eq!(calls.enter(TOP - 4 * LEVEL), 2);
         assert_eq!(calls.enter(TOP), 1);
+    }
+
+    #[test]
+    fn a_correction_may_know_of_more_calls_than_it_has_room_for() {
+        let calls = Calls::new();
+        for level in 0..60 {
+            calls.enter(TOP - level * LEVEL);
+        }
+        let marks: [usize; KEPT] = std::array::from_fn(|index| TOP - (59 - index) * LEVEL);
+        calls.correct(40, &marks, TOP - 20 * LEVEL);
+        assert_eq!(calls.enter(TOP - 60 * LEVEL), 41);
+        assert_eq!(calls.enter(TOP - 55 * LEVEL), 36);
+        assert_eq!(calls.enter(TOP - 20 * LEVEL), 1);
     }
 }

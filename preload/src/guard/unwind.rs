@@ -6,17 +6,19 @@
 //! io_submit, which returned, and is still there, further up. (QEMU's ioq_submit reaps completions
 //! after submitting, and their owners bring it back to itself.) A function without unwind tables ends
 //! the search, and what cannot be seen is not counted.
+//!
+//! Each frame is where the tables of the one below it say, and the memory is [read](super::memory)
+//! by the kernel. So where the stack ends without a sign of it, the search does too.
 
-use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use laio_engine::depth::LARGEST_MAX_DEPTH;
-
-use super::chain::{Chain, Frame};
+use super::arch::{self, Kept, Registers};
+use super::calls::KEPT;
+use super::memory::Memory;
+use super::tables::{self, Base, FramePointer, Rule};
 
 /// Frames to look at for each call that is wanted. QEMU has three between two calls.
 const FRAMES_PER_CALL: usize = 64;
-const LARGEST: usize = LARGEST_MAX_DEPTH as usize + 1;
 
 /// QEMU's event loop. A call below it does not count with those above: an event loop that is run
 /// within a completion must be able to submit what it waits for. 0 if the program has none.
@@ -28,122 +30,131 @@ pub fn start() {
     EVENT_LOOP.store(aio_poll.addr(), Ordering::Relaxed);
 }
 
-#[repr(C)]
-struct Context {
-    _private: [u8; 0],
-}
-
-const CONTINUE: c_int = 0; // _URC_NO_REASON
-const STOP: c_int = 4; // _URC_NORMAL_STOP
-
-// Of libgcc_s, which every Rust library is linked to.
-unsafe extern "C" {
-    fn _Unwind_Backtrace(
-        trace: unsafe extern "C" fn(*mut Context, *mut c_void) -> c_int,
-        argument: *mut c_void,
-    ) -> c_int;
-    fn _Unwind_GetCFA(context: *mut Context) -> usize;
-    #[cfg(target_arch = "x86_64")]
-    fn _Unwind_GetIP(context: *mut Context) -> usize;
-    fn _Unwind_GetRegionStart(context: *mut Context) -> usize;
-}
-
 /// The calls of io_submit in which the present one is nested, and that one itself.
-pub struct Nested<'a> {
-    /// Takes note of the frames on the way.
-    chain: &'a Chain,
-    chain_is_whole: bool,
-    mark: usize,
-    wanted: usize,
-    frames_left: usize,
-    event_loop: usize,
-    /// The function that called io_submit, once its frame was seen.
-    caller: usize,
-    /// From the caller's stack pointer to the mark.
-    to_mark: usize,
+pub struct Nested {
     found: usize,
     /// How many were found when the event loop was.
     below_event_loop: Option<usize>,
-    marks: [usize; LARGEST],
+    /// An address in the frame of each, the innermost first.
+    marks: [usize; KEPT],
+    outermost: usize,
 }
 
-impl Nested<'_> {
+impl Nested {
     /// How many there are since the event loop was entered.
     pub fn depth(&self) -> usize {
         self.below_event_loop.unwrap_or(self.found)
     }
 
-    /// An address in the frame of each call on this stack, the innermost first.
+    /// How many there are on this stack.
+    pub fn found(&self) -> usize {
+        self.found
+    }
+
+    /// An address in the frame of each call on this stack, as many as there is room for, the
+    /// innermost first.
     pub fn marks(&self) -> &[usize] {
-        &self.marks[..self.found]
+        &self.marks[..self.found.min(KEPT)]
     }
 
-    fn see(&mut self, context: *mut Context) -> c_int {
-        // SAFETY: the unwinder's own context, during its callback.
-        let (stack_pointer, function) =
-            unsafe { (_Unwind_GetCFA(context), _Unwind_GetRegionStart(context)) };
-        if stack_pointer <= self.mark {
-            return CONTINUE; // Our own frames.
-        }
-        self.note(context, stack_pointer);
-        if self.found == 0 {
-            self.caller = function;
-            self.to_mark = stack_pointer - self.mark;
-        }
-        if function == self.event_loop && function != 0 {
-            self.below_event_loop.get_or_insert(self.found);
-            self.chain_is_whole = false;
-        }
-        if function == self.caller && function != 0 || self.found == 0 {
-            self.marks[self.found] = stack_pointer - self.to_mark;
-            self.found += 1;
-        }
-        self.frames_left -= 1;
-        if self.found == self.wanted || self.frames_left == 0 { STOP } else { CONTINUE }
+    /// The same of the outermost.
+    pub fn outermost(&self) -> usize {
+        self.outermost
     }
 
-    #[cfg(target_arch = "x86_64")]
-    fn note(&mut self, context: *mut Context, stack_pointer: usize) {
-        let place = stack_pointer - size_of::<usize>();
-        // SAFETY: as in `see`.
-        let return_address = unsafe { _Unwind_GetIP(context) };
-        self.chain_is_whole &= u32::try_from(place - self.mark)
-            .is_ok_and(|distance| self.chain.push(Frame { distance, return_address }));
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn note(&mut self, _: *mut Context, _: usize) {
-        self.chain_is_whole = false;
-    }
-
-    unsafe extern "C" fn trace(context: *mut Context, this: *mut c_void) -> c_int {
-        // SAFETY: what `nested_calls` gave.
-        unsafe { &mut *this.cast::<Self>() }.see(context)
+    fn push(&mut self, mark: usize) {
+        if let Some(place) = self.marks.get_mut(self.found) {
+            *place = mark;
+        }
+        self.outermost = mark;
+        self.found += 1;
     }
 }
 
-/// Looks for up to `wanted` calls; the present one has `mark` on its frame. The frames up to the last
-/// of them are in `chain` afterwards, if there is room.
-pub fn nested_calls(mark: usize, wanted: usize, chain: &Chain) -> Nested<'_> {
-    chain.clear();
-    let wanted = wanted.clamp(1, LARGEST);
-    let mut nested = Nested {
-        chain,
-        chain_is_whole: true,
-        mark,
-        wanted,
-        frames_left: wanted * FRAMES_PER_CALL,
-        event_loop: EVENT_LOOP.load(Ordering::Relaxed),
-        caller: 0,
-        to_mark: 0,
-        found: 0,
-        below_event_loop: None,
-        marks: [0; LARGEST],
+/// The function that called io_submit, where it is now; io_submit has `mark` on its frame.
+#[inline(never)]
+pub fn caller(mark: usize) -> Option<Registers> {
+    // SAFETY: only what the frames of our own functions have, which are running, by their own tables.
+    let word = |address| unsafe {
+        Some(std::ptr::with_exposed_provenance::<usize>(address).read_volatile())
     };
-    // SAFETY: the callback gets the address of a `Nested` that outlives the call.
-    unsafe { _Unwind_Backtrace(Nested::trace, (&raw mut nested).cast()) };
-    if !nested.chain_is_whole {
-        chain.clear();
+    let mut frame = Registers::here();
+    while frame.stack_pointer <= mark {
+        frame = caller_of(&frame, &rule_at(&frame)?, word)?;
+        // Now, while the frame that it was put into is there.
+        if let Kept::At(address) = frame.frame_pointer {
+            frame.frame_pointer = Kept::Value(word(address)?);
+        }
+    }
+    Some(frame)
+}
+
+/// Looks for up to `wanted` calls, none of them above that with `outermost` on its frame; the present
+/// one has `mark` on its own, and is from `frame`.
+pub fn nested_calls(
+    mut frame: Registers,
+    mark: usize,
+    outermost: usize,
+    wanted: usize,
+    memory: &mut Memory,
+) -> Nested {
+    let mut nested = Nested { found: 0, below_event_loop: None, marks: [0; KEPT], outermost: mark };
+    let event_loop = EVENT_LOOP.load(Ordering::Relaxed);
+    // It lies at the same distance from the caller's stack pointer in every call.
+    let to_mark = frame.stack_pointer - mark;
+    let mut caller = None;
+    for _ in 0..wanted * FRAMES_PER_CALL {
+        let rule = rule_at(&frame);
+        let function = rule.map(|rule| rule.function);
+        if caller.is_none() || function == caller {
+            nested.push(frame.stack_pointer - to_mark);
+            caller = function;
+        }
+        let Some(rule) = rule else { break };
+        if rule.function == event_loop {
+            nested.below_event_loop.get_or_insert(nested.found);
+        }
+        if nested.found >= wanted {
+            break;
+        }
+        match caller_of(&frame, &rule, |address| memory.word(address)) {
+            Some(next) if next.stack_pointer - to_mark <= outermost => frame = next,
+            _ => break,
+        }
     }
     nested
+}
+
+fn rule_at(frame: &Registers) -> Option<Rule> {
+    // Before the return address, which may be the next function's first.
+    tables::rule_at(frame.instruction.wrapping_sub(1))
+}
+
+/// The next frame up.
+#[inline(always)]
+fn caller_of(
+    frame: &Registers,
+    rule: &Rule,
+    mut word: impl FnMut(usize) -> Option<usize>,
+) -> Option<Registers> {
+    let base = match rule.base {
+        Base::StackPointer => frame.stack_pointer,
+        Base::FramePointer => match frame.frame_pointer {
+            Kept::Value(value) => value,
+            Kept::At(address) => word(address)?,
+            Kept::Lost => return None,
+        },
+    };
+    let stack_pointer = base.checked_add(rule.distance)?;
+    // A stack is left only upwards; anything else is another stack, or none.
+    if stack_pointer <= frame.stack_pointer {
+        return None;
+    }
+    let instruction = word(stack_pointer.checked_sub(rule.return_address)?)?;
+    let frame_pointer = match rule.frame_pointer {
+        FramePointer::Same => frame.frame_pointer,
+        FramePointer::Saved(below) => Kept::At(stack_pointer.checked_sub(below)?),
+        FramePointer::Lost => Kept::Lost,
+    };
+    Some(Registers { instruction: arch::unsigned(instruction), stack_pointer, frame_pointer })
 }
