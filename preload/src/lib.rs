@@ -46,7 +46,7 @@ pub unsafe extern "C" fn io_submit(
     // Lies at the same distance from the caller's frame in every call.
     let mark = 0u8;
     let mark = std::hint::black_box(&raw const mark).addr();
-    if guard::refuses(mark, count, iocbs) {
+    if guard::refuses(mark, context.addr(), count, iocbs) {
         return -libc::EAGAIN;
     }
     // SAFETY: the caller's promise.

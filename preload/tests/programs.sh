@@ -84,6 +84,24 @@ room() {
 }
 ok "guard mode takes at most 4 KiB of a stack" room
 
+# retries TEST REFUSED: REFUSED is a pattern.
+retries() {
+    LAIO_STATS='' timeout "$limit" "$run" -- "$helpers/retries" "$dir/zeros" "$1" >"$dir/said"
+    cat "$dir/said"
+    grep -Eq " done, ($2) refused" "$dir/said"
+}
+ok "who tries again on the spot is refused now and then at most" retries again '[1-9]|1[0-7]'
+ok "so is who sleeps before" retries sleeps '[1-9]|1[0-7]'
+ok "and who does so a level above" retries level-above '[1-9]|1[0-7]'
+ok "who waits for what is in flight is, too" retries waits '[1-9]|1[0-7]'
+ok "who begins anew is refused once" retries from-the-top 1
+ok "also from an event loop" retries from-an-event-loop 1
+ok "also with a context of its own each time" retries other-contexts 1
+ok "with requests that are all the same, not for ever" retries from-the-top-with-the-same '1?[0-9]'
+ok "nor with a thread of its own each time" retries other-threads '[0-9]+'
+ok "who submits something else first is refused once" retries something-else 1
+ok "and who goes on without it" retries dropped 1
+ok "somebody else may read the eventfd" retries another-reads '[0-9]+'
 unset LAIO_MAX_SUBMIT_DEPTH
 
 forks() {

@@ -3,7 +3,7 @@
 //! Guard mode: EAGAIN where a program recurses through io_submit too deeply.
 //!
 //! QEMU takes EAGAIN as "the kernel wants no more for now": it leaves the requests in its queue,
-//! returns from all the frames, and submits again from its event loop. Three things have to be true
+//! returns from all the frames, and submits again from its event loop. All of this has to be true
 //! before we answer it, and only the first is an estimate:
 //!
 //! 1. As many calls as the bound allows may be nested on this stack: [`calls`], a few comparisons
@@ -12,8 +12,11 @@
 //!    ([`unwind`]), and are asked only when the first holds.
 //! 3. Somebody will come back: the eventfd of the request is readable, so the event loop that
 //!    watches it is about to be called.
+//! 4. Whoever was refused before did come back as QEMU does: [`refusal`]. Nothing is refused to a
+//!    thread in between, and nothing ever again once one did not.
 //!
-//! So a program that does not recurse is never answered EAGAIN.
+//! So a program that does not recurse is never answered EAGAIN; one that offers the request again,
+//! from wherever, has it taken; and one that takes EAGAIN in another way than QEMU gets one.
 //!
 //! Whatever is looked at may not be what it looks like: see [`memory`].
 
@@ -21,6 +24,7 @@ mod arch;
 mod calls;
 mod memory;
 mod offer;
+mod refusal;
 mod tables;
 mod unwind;
 
@@ -29,18 +33,21 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use laio_engine::kernel::aio::sys::iocb as Iocb;
 
-use crate::stats;
+use crate::{complain, stats};
 use arch::Registers;
 use calls::Calls;
 use memory::{Hints, KeepErrno, Memory};
 use offer::Offer;
+use refusal::Refusal;
 
-/// How deep calls may nest; 0 as long as there is no bound to keep.
+/// How deep calls may nest; 0 as long as there is no bound to keep, and from when the program was
+/// found to be one to leave alone.
 static MAX_DEPTH: AtomicU32 = AtomicU32::new(0);
 
 thread_local! {
     // No destructor and no allocation: the memory is there from the thread's start to its end.
     static CALLS: Calls = const { Calls::new() };
+    static REFUSAL: Refusal = const { Refusal::new() };
     static HINTS: Hints = const { Hints::new() };
 }
 
@@ -54,7 +61,7 @@ pub fn start(max_depth: u32) {
 /// Whether to answer EAGAIN to a call of io_submit that has `mark` on its stack frame. The rest is
 /// what io_submit takes, and may be anything.
 #[inline]
-pub fn refuses(mark: usize, count: c_long, iocbs: *mut *mut Iocb) -> bool {
+pub fn refuses(mark: usize, context: usize, count: c_long, iocbs: *mut *mut Iocb) -> bool {
     let max_depth = MAX_DEPTH.load(Ordering::Relaxed);
     if max_depth == 0 {
         return false;
@@ -65,29 +72,44 @@ pub fn refuses(mark: usize, count: c_long, iocbs: *mut *mut Iocb) -> bool {
         None => max_depth,
     };
     CALLS.with(|calls| {
-        let estimate = calls.enter(mark);
-        estimate > suspicious && Call { mark, count, iocbs, max_depth }.is_refused(calls)
+        REFUSAL.with(|refusal| {
+            let estimate = calls.enter(mark);
+            if estimate <= suspicious && !refusal.is_outstanding() {
+                return false;
+            }
+            let call = Call { mark, context, count, iocbs, max_depth, suspicious, estimate };
+            call.is_refused(calls, refusal)
+        })
     })
 }
 
 /// A call of io_submit that is worth a closer look.
 struct Call {
     mark: usize,
+    context: usize,
     count: c_long,
     iocbs: *mut *mut Iocb,
     max_depth: u32,
+    /// The largest estimate that tells enough.
+    suspicious: u32,
+    estimate: u32,
 }
 
 impl Call {
     #[cold]
     #[inline(never)]
-    fn is_refused(&self, calls: &Calls) -> bool {
+    fn is_refused(&self, calls: &Calls, refusal: &Refusal) -> bool {
         let _errno = KeepErrno::new();
         let Some(caller) = unwind::caller(self.mark) else { return false };
         let memory = &mut Memory::new();
-        let refused = self.depth(caller, calls, memory) > self.max_depth
-            && Offer::new(memory, self.count, self.iocbs)
-                .is_some_and(|offer| offer.eventfd_is_readable());
+        let depth = self.depth(caller, calls, memory);
+        if refusal.is_outstanding() {
+            self.settle(depth, memory, refusal);
+            return false;
+        }
+        let refused = depth > self.max_depth
+            && Offer::new(memory, self.context, self.count, self.iocbs)
+                .is_some_and(|offer| offer.eventfd_is_readable() && refusal.give(offer));
         if refused {
             HINTS.with(|hints| memory.leave_hints(hints, self.mark));
             if let Some(counters) = stats::guard_counters() {
@@ -99,6 +121,9 @@ impl Call {
 
     /// How deep the call is nested, up to one more than the bound.
     fn depth(&self, caller: Registers, calls: &Calls, memory: &mut Memory) -> u32 {
+        if self.estimate <= self.suspicious {
+            return self.estimate;
+        }
         HINTS.with(|hints| memory.follow(hints, self.mark));
         let wanted = self.max_depth as usize + 1;
         let nested = unwind::nested_calls(caller, self.mark, calls.outermost(), wanted, memory);
@@ -110,5 +135,24 @@ impl Call {
             counters.nested(depth.min(self.max_depth));
         }
         depth
+    }
+
+    /// The first call after a refusal, if it offers the context anything: is that QEMU's way?
+    fn settle(&self, depth: u32, memory: &Memory, refusal: &Refusal) {
+        if self.count <= 0 {
+            return;
+        }
+        let has_unwound = depth <= self.max_depth;
+        if refusal.settle(memory, self.context, self.iocbs, has_unwound) == Some(false) {
+            leave_alone();
+        }
+    }
+}
+
+/// This program does something else on EAGAIN than QEMU. It is not to see one again.
+#[cold]
+fn leave_alone() {
+    if MAX_DEPTH.swap(0, Ordering::Relaxed) != 0 && stats::guard_counters().is_some() {
+        complain("guard: this program does not take EAGAIN as QEMU does; it gets no other");
     }
 }

@@ -12,20 +12,41 @@ use super::memory::Memory;
 const WORDS: usize = size_of::<Iocb>() / size_of::<u64>();
 
 /// The first of the requests that io_submit was called with.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Offer {
+    context: usize,
+    iocb: usize,
     content: [u64; WORDS],
 }
 
 impl Offer {
+    pub const NONE: Self = Self { context: 0, iocb: 0, content: [0; WORDS] };
+
     /// `None` if there is no request, or the kernel will not find one either.
-    pub fn new(memory: &mut Memory, count: c_long, iocbs: *mut *mut Iocb) -> Option<Self> {
+    pub fn new(
+        memory: &mut Memory,
+        context: usize,
+        count: c_long,
+        iocbs: *mut *mut Iocb,
+    ) -> Option<Self> {
         if count <= 0 {
             return None;
         }
         let iocb = memory.word(iocbs.addr())?;
         // SAFETY: integers.
         let (content, ()) = unsafe { memory.values(iocb, iocb) }?;
-        Some(Self { content })
+        Some(Self { context, iocb, content })
+    }
+
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Whether this is what io_submit is called with, at the head of `iocbs`.
+    pub fn is_at(&self, memory: &Memory, iocbs: *mut *mut Iocb) -> bool {
+        // SAFETY: integers.
+        let found = unsafe { memory.values::<usize, [u64; WORDS]>(iocbs.addr(), self.iocb) };
+        found == Some((self.iocb, self.content))
     }
 
     /// Whether an event loop that watches the request's eventfd finds it readable.
