@@ -102,6 +102,18 @@ ok "nor with a thread of its own each time" retries other-threads '[0-9]+'
 ok "who submits something else first is refused once" retries something-else 1
 ok "and who goes on without it" retries dropped 1
 ok "somebody else may read the eventfd" retries another-reads '[0-9]+'
+retries_with_libaio() {
+    local name
+    for name in again sleeps level-above waits from-the-top from-an-event-loop other-contexts \
+        from-the-top-with-the-same other-threads something-else dropped another-reads lost; do
+        echo "$name:"
+        LAIO_STATS='' timeout "$limit" "$run" -- "$helpers/retries-libaio" "$dir/zeros" "$name" \
+            >"$dir/said"
+        cat "$dir/said"
+        grep -q ' done, 0 refused' "$dir/said"
+    done
+}
+ok "who asks libaio for completions is never refused" retries_with_libaio
 unset LAIO_MAX_SUBMIT_DEPTH
 
 forks() {

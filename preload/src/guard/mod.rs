@@ -10,9 +10,11 @@
 //!    of addresses in each call.
 //! 2. They are: the function that calls us is on the stack that many times. The unwind tables tell
 //!    ([`unwind`]), and are asked only when the first holds.
-//! 3. Somebody will come back: the eventfd of the request is readable, so the event loop that
+//! 3. The function is of a program that takes its completions out of the ring, as QEMU does, and
+//!    cannot wait in libaio for one to come: [`objects`].
+//! 4. Somebody will come back: the eventfd of the request is readable, so the event loop that
 //!    watches it is about to be called.
-//! 4. Whoever was refused before did come back as QEMU does: [`refusal`]. Nothing is refused to a
+//! 5. Whoever was refused before did come back as QEMU does: [`refusal`]. Nothing is refused to a
 //!    thread in between, and nothing ever again once one did not.
 //!
 //! So a program that does not recurse is never answered EAGAIN; one that offers the request again,
@@ -23,6 +25,7 @@
 mod arch;
 mod calls;
 mod memory;
+mod objects;
 mod offer;
 mod refusal;
 mod tables;
@@ -101,6 +104,10 @@ impl Call {
     fn is_refused(&self, calls: &Calls, refusal: &Refusal) -> bool {
         let _errno = KeepErrno::new();
         let Some(caller) = unwind::caller(self.mark) else { return false };
+        let is_like_qemu = objects::reaps_by_itself(caller.instruction);
+        if !is_like_qemu && stats::guard_counters().is_none() {
+            return false;
+        }
         let memory = &mut Memory::new();
         let depth = self.depth(caller, calls, memory);
         if refusal.is_outstanding() {
@@ -108,6 +115,7 @@ impl Call {
             return false;
         }
         let refused = depth > self.max_depth
+            && is_like_qemu
             && Offer::new(memory, self.context, self.count, self.iocbs)
                 .is_some_and(|offer| offer.eventfd_is_readable() && refusal.give(offer));
         if refused {
