@@ -30,8 +30,9 @@ struct Stack {
     depth: Cell<u32>,
     /// How many of them, the innermost, are in `marks`.
     kept: Cell<u32>,
-    /// An address in the frame of each; that of depth `d` is at `d % KEPT`.
-    marks: [Cell<usize>; KEPT],
+    /// An address in the frame of each, as the distance from `outermost`; that of depth `d` is at
+    /// `d % KEPT`. Small, because a thread's stack has to make room for it.
+    marks: [Cell<u32>; KEPT],
     /// Nothing is nested in a call that is not below this.
     outermost: Cell<usize>,
     /// When it was last used.
@@ -49,12 +50,12 @@ impl Stack {
         }
     }
 
-    fn slot(&self, depth: u32) -> &Cell<usize> {
+    fn slot(&self, depth: u32) -> &Cell<u32> {
         &self.marks[depth as usize % KEPT]
     }
 
     fn innermost(&self) -> usize {
-        self.slot(self.depth.get()).get()
+        self.outermost.get().wrapping_sub(self.slot(self.depth.get()).get() as usize)
     }
 
     /// From its innermost call to `mark`.
@@ -87,7 +88,7 @@ impl Stack {
             self.outermost.set(mark);
         }
         self.depth.set(depth);
-        self.slot(depth).set(mark);
+        self.slot(depth).set(self.outermost.get().wrapping_sub(mark) as u32);
         self.kept.set((self.kept.get() + 1).min(KEPT as u32));
     }
 }
