@@ -60,17 +60,24 @@ pub unsafe extern "C" fn io_submit(
 fn next_io_submit() -> IoSubmit {
     let mut next = NEXT.load(Ordering::Relaxed);
     if next.is_null() {
-        // SAFETY: the name is a C string.
-        next = unsafe { libc::dlsym(libc::RTLD_NEXT, c"io_submit".as_ptr()) };
+        next = find_next();
         if next.is_null() {
             // Somebody called us by name without having libaio, or hides it from us.
             next = bare_io_submit as *mut c_void;
+            NEXT.store(next, Ordering::Relaxed);
         }
-        // Relaxed: whoever else looks it up finds the same.
-        NEXT.store(next, Ordering::Relaxed);
     }
     // SAFETY: not null, and libaio's function or ours, which are of this type.
     unsafe { std::mem::transmute::<*mut c_void, IoSubmit>(next) }
+}
+
+/// Null if there is none.
+fn find_next() -> *mut c_void {
+    // SAFETY: the name is a C string.
+    let next = unsafe { libc::dlsym(libc::RTLD_NEXT, c"io_submit".as_ptr()) };
+    // Relaxed: whoever else looks it up finds the same.
+    NEXT.store(next, Ordering::Relaxed);
+    next
 }
 
 /// What libaio's does: the system call, and the errno in the result.
@@ -121,6 +128,8 @@ extern "C" fn start() {
         return stats::start(settings.stats, Mode::Off);
     }
     stats::start(settings.stats, Mode::Guard);
+    // Now, rather than on a coroutine's stack; which may be needed if libaio is loaded later.
+    find_next();
     guard::start(settings.max_depth);
 }
 
