@@ -47,11 +47,19 @@ use refusal::Refusal;
 /// found to be one to leave alone.
 static MAX_DEPTH: AtomicU32 = AtomicU32::new(0);
 
+/// What is known of a thread.
+struct Thread {
+    calls: Calls,
+    refusal: Refusal,
+    hints: Hints,
+}
+
 thread_local! {
-    // No destructor and no allocation: the memory is there from the thread's start to its end.
-    static CALLS: Calls = const { Calls::new() };
-    static REFUSAL: Refusal = const { Refusal::new() };
-    static HINTS: Hints = const { Hints::new() };
+    // No destructor and no allocation: the memory is there from the thread's start to its end. One
+    // variable, because each is looked up.
+    static THREAD: Thread = const {
+        Thread { calls: Calls::new(), refusal: Refusal::new(), hints: Hints::new() }
+    };
 }
 
 pub fn start(max_depth: u32) {
@@ -74,20 +82,18 @@ pub fn refuses(mark: usize, context: usize, count: c_long, iocbs: *mut *mut Iocb
         Some(counters) => max_depth.min(counters.deepest()),
         None => max_depth,
     };
-    CALLS.with(|calls| {
-        REFUSAL.with(|refusal| {
-            let estimate = calls.enter(mark);
-            if estimate <= suspicious && !refusal.is_outstanding() {
-                return false;
-            }
-            let call = Call { mark, context, count, iocbs, max_depth, suspicious, estimate };
-            call.is_refused(calls, refusal)
-        })
+    THREAD.with(|thread| {
+        let estimate = thread.calls.enter(mark);
+        if estimate <= suspicious && !thread.refusal.is_outstanding() {
+            return false;
+        }
+        Call { thread, mark, context, count, iocbs, max_depth, suspicious, estimate }.is_refused()
     })
 }
 
 /// A call of io_submit that is worth a closer look.
-struct Call {
+struct Call<'a> {
+    thread: &'a Thread,
     mark: usize,
     context: usize,
     count: c_long,
@@ -98,10 +104,11 @@ struct Call {
     estimate: u32,
 }
 
-impl Call {
+impl Call<'_> {
     #[cold]
     #[inline(never)]
-    fn is_refused(&self, calls: &Calls, refusal: &Refusal) -> bool {
+    fn is_refused(&self) -> bool {
+        let refusal = &self.thread.refusal;
         let _errno = KeepErrno::new();
         let Some(caller) = unwind::caller(self.mark) else { return false };
         let is_like_qemu = objects::reaps_by_itself(caller.instruction);
@@ -109,9 +116,9 @@ impl Call {
             return false;
         }
         let memory = &mut Memory::new();
-        let depth = self.depth(caller, calls, memory);
+        let depth = self.depth(caller, memory);
         if refusal.is_outstanding() {
-            self.settle(depth, memory, refusal);
+            self.settle(depth, memory);
             return false;
         }
         let refused = depth > self.max_depth
@@ -119,7 +126,7 @@ impl Call {
             && Offer::new(memory, self.context, self.count, self.iocbs)
                 .is_some_and(|offer| offer.eventfd_is_readable() && refusal.give(offer));
         if refused {
-            HINTS.with(|hints| memory.leave_hints(hints, self.mark));
+            memory.leave_hints(&self.thread.hints, self.mark);
             if let Some(counters) = stats::guard_counters() {
                 counters.refused();
             }
@@ -128,11 +135,12 @@ impl Call {
     }
 
     /// How deep the call is nested, up to one more than the bound.
-    fn depth(&self, caller: Registers, calls: &Calls, memory: &mut Memory) -> u32 {
+    fn depth(&self, caller: Registers, memory: &mut Memory) -> u32 {
         if self.estimate <= self.suspicious {
             return self.estimate;
         }
-        HINTS.with(|hints| memory.follow(hints, self.mark));
+        let calls = &self.thread.calls;
+        memory.follow(&self.thread.hints, self.mark);
         let wanted = self.max_depth as usize + 1;
         let nested = unwind::nested_calls(caller, self.mark, calls.outermost(), wanted, memory);
         if nested.found() < wanted {
@@ -146,12 +154,13 @@ impl Call {
     }
 
     /// The first call after a refusal, if it offers the context anything: is that QEMU's way?
-    fn settle(&self, depth: u32, memory: &Memory, refusal: &Refusal) {
+    fn settle(&self, depth: u32, memory: &Memory) {
         if self.count <= 0 {
             return;
         }
         let has_unwound = depth <= self.max_depth;
-        if refusal.settle(memory, self.context, self.iocbs, has_unwound) == Some(false) {
+        let came_back = self.thread.refusal.settle(memory, self.context, self.iocbs, has_unwound);
+        if came_back == Some(false) {
             leave_alone();
         }
     }
