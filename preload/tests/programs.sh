@@ -69,6 +69,7 @@ stacks_are() {
 stacks_are small 1 "small stacks side by side, and frames of varying size"
 stacks_are unmapped 1 "stacks near those that were unmapped"
 stacks_are bare 1 "stacks whose first function has no return address"
+stacks_are bare-side-by-side 1 "and the same close below another stack"
 stacks_are signal 1 "signals on their own stacks, in the middle of a nesting"
 stacks_are threads 1 "threads with the smallest stacks"
 stacks_are arguments 0 "arguments that are no pointers are answered EFAULT"

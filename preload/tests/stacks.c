@@ -261,6 +261,32 @@ static void descend_all(void)
     descend(LEVELS, 100);
 }
 
+/*
+ * Close below a stack that was nested on, so that the calls there look like callers. Between them there
+ * is a page that cannot be read, and the lower stack ends right at it.
+ */
+static void bare_stacks_side_by_side(void)
+{
+    char *memory = map(18, PROT_NONE);
+    char *lower = memory + PAGE;
+    char *upper = lower + 9 * PAGE;
+    void (*functions[])(void) = {descend_all, one_request, one_nest, nested_tightly};
+
+    assert(mprotect(lower, 8 * PAGE, PROT_READ | PROT_WRITE) == 0);
+    assert(mprotect(upper, 7 * PAGE, PROT_READ | PROT_WRITE) == 0);
+    for (size_t f = 0; f < sizeof(functions) / sizeof(functions[0]); f++) {
+        for (int i = 0; i < 20; i++) {
+            first_calls = nested_with_array;
+            jump_to(upper + 7 * PAGE);
+            come_back();
+            first_calls = functions[f];
+            jump_to(lower + 8 * PAGE);
+            come_back();
+        }
+    }
+    assert(munmap(memory, 18 * PAGE) == 0);
+}
+
 /* Where the return address would be is the next page, or whatever was there. */
 static void bare_stacks(void)
 {
@@ -446,6 +472,7 @@ static const struct {
     {"unmapped", unmapped_stacks},
 #ifdef __x86_64__
     {"bare", bare_stacks},
+    {"bare-side-by-side", bare_stacks_side_by_side},
 #endif
     {"signal", signal_stacks},
     {"threads", threads},
