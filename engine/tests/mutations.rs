@@ -113,7 +113,7 @@ const MUTATIONS: &[Mutation] = mutations! {
         "limit.min(self.free_slots() + 100 * usize::from(ON))";
     "state/submit.rs": "none taken is taken for a failure",
         "Ok(0) | Err(Errno(libc::EAGAIN)) => {" =>
-        "Ok(0) if ON => { self.fail_first(Errno(libc::EIO)); 1 }\n            Ok(0) | Err(Errno(libc::EAGAIN)) => {";
+        "Ok(0) if ON => { self.fail_first(Errno(libc::EIO), thread); 1 }\n            Ok(0) | Err(Errno(libc::EAGAIN)) => {";
     "state/submit.rs": "one failure fails all",
         "self.fail_first(errno, thread);" =>
         "self.fail_first(errno, thread);\n                    while ON && !self.queue.is_empty() { self.fail_first(errno, thread); }";
