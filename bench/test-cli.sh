@@ -3,44 +3,30 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
 
+# shellcheck source=tools/lib/tap.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../tools/lib/tap.sh"
 bench=$(realpath "$1")
-dir=$(mktemp -d "${TMPDIR:-$PWD}/laio-bench-test.XXXXXX")
-trap 'rm -rf "$dir"' EXIT
 cd "$dir"
-
-number=0
-failed=0
-
-result() {
-    local passed=$1 name=$2
-    number=$((number + 1))
-    if [[ $passed == yes ]]; then
-        echo "ok $number - $name"
-    else
-        failed=$((failed + 1))
-        echo "not ok $number - $name"
-        sed 's/^/#   /' out err
-    fi
-}
 
 run() {
     status=0
     "$bench" "$@" >out 2>err </dev/null || status=$?
 }
 
-# The arguments of the last run succeed, and its output matches a pattern.
-prints() {
-    local name=$1 wanted=$2 passed=no
-    [[ $status -eq 0 ]] && grep -qE -- "$wanted" out && passed=yes
-    result "$passed" "$name"
+# What is behind holds for the last run, which is shown if not.
+of_last_run() {
+    cat out err
+    "$@"
 }
 
-# It fails with a status and exactly one line on standard error that matches.
-fails() {
-    local name=$1 wanted_status=$2 wanted=$3 passed=no
-    [[ $status -eq $wanted_status && $(wc -l <err) -eq 1 ]] &&
-        grep -qE -- "^laio-bench: .*$wanted" err && passed=yes
-    result "$passed" "$name"
+# It succeeded, and its output matches a pattern.
+prints() { ok "$1" of_last_run printed "$2"; }
+printed() { ((status == 0)) && grep -E -- "$1" out; }
+
+# It failed with a status and exactly one line on standard error that matches.
+fails() { ok "$1" of_last_run failed "$2" "$3"; }
+failed() {
+    ((status == $1)) && [[ $(wc -l <err) -eq 1 ]] && grep -E -- "^laio-bench: .*$2" err
 }
 
 rejects() {
@@ -48,18 +34,19 @@ rejects() {
     shift
     run "$@"
     fails "rejects: laio-bench ${*:-(nothing)}" 2 "$wanted"
-    [[ -s out ]] && result no "and prints nothing else"
-    return 0
+    [[ ! -s out ]] || ok 'and prints nothing else' false
 }
 
 json() {
     python3 -c 'import json, sys; d = json.load(open("out")); sys.exit(not ('"$1"'))'
 }
 
-json_holds() {
-    local name=$1 condition=$2 passed=no
-    [[ $status -eq 0 ]] && json "$condition" && passed=yes
-    result "$passed" "$name"
+# It succeeded, or failed with a status, and its JSON satisfies a condition.
+json_holds() { ok "$1" of_last_run json_held "${3-0}" "$2"; }
+json_held() { ((status == $1)) && json "$2"; }
+
+same_contents() { # FILE CHECKSUM
+    [[ $(sha256sum <"$1") == "$2" ]]
 }
 
 truncate -s 1M hole
@@ -112,7 +99,7 @@ run -c 1000 -d 1 hole
 prints 'reads a hole' '^read +1000 requests in [0-9.]+ s: [0-9]+ requests/s, [0-9.]+ MiB/s$'
 prints 'the latency line' 'latency +p50 [0-9.]+ .s, p90 .*, p99 .*, p99.9 .*, max [0-9.]+ .s$'
 prints 'the bound shows' 'nesting +deepest 8, bound 8; [1-9][0-9]* times at the bound'
-result "$([[ -s err ]] && echo no || echo yes)" 'quiet in a pipe'
+ok 'quiet in a pipe' of_last_run test ! -s err
 
 # The statistics.
 run -c 20000 -d 1 --json hole
@@ -157,8 +144,7 @@ fails 'one wrong byte of the image is named' 1 \
 run --verify-only --seed 5 -c 170 data
 prints 'requests before the wrong byte pass' 'every byte compared'
 run --verify-only --seed 5 --json -c 256 data
-result "$([[ $status -eq 1 ]] && json 'd["error"]["byte"] == 700001' && echo yes || echo no)" \
-    'the wrong byte in JSON'
+json_holds 'the wrong byte in JSON' 'd["error"]["byte"] == 700001' 1
 
 # Wrapping, sizes, offsets.
 run --verify -c 1000 -s 10007 -d 7 --offset 4097 data
@@ -167,14 +153,16 @@ run --verify -r -c 1000 -s 3 -d 64 data
 prints 'random, tiny requests' 'every byte compared'
 run --verify -s 1m -c 3 -d 2 data
 prints 'one request is the whole image' 'every byte compared'
-result "$([[ $(stat -c %s data) -eq 1048576 ]] && echo yes || echo no)" 'the image is no longer'
+ok 'the image is no longer' test "$(stat -c %s data)" -eq 1048576
 dd if=/dev/zero of=kept bs=4096 count=4 status=none
 run -w -c 10 --offset 8k kept
-result "$([[ $status -eq 0 ]] && cmp -s -n 8192 kept /dev/zero &&
-    ! cmp -s -i 8192 -n 8192 kept /dev/zero && echo yes || echo no)" 'writes behind --offset, and nothing before it'
+written_behind_offset() {
+    ((status == 0)) && cmp -n 8192 kept /dev/zero && ! cmp -s -i 8192 -n 8192 kept /dev/zero
+}
+ok 'writes behind --offset, and nothing before it' of_last_run written_behind_offset
 before=$(sha256sum <data)
 run -r -c 1000 data
-result "$([[ $(sha256sum <data) == "$before" ]] && echo yes || echo no)" 'reading changes nothing'
+ok 'reading changes nothing' same_contents data "$before"
 
 # Errors of the storage.
 chmod 444 kept
@@ -212,7 +200,7 @@ if loop=$(losetup -f --show data 2>/dev/null); then
     for option in -w --verify; do
         rejects "$loop: a block device, whose contents $option would destroy; --yes" $option "$loop"
     done
-    result "$([[ $(sha256sum <data) == "$before" ]] && echo yes || echo no)" 'and it is as before'
+    ok 'and it is as before' same_contents data "$before"
     run --verify --yes -c 256 "$loop"
     prints 'a block device, with --yes' '^.*: 1 MiB, .*'
     run --verify-only --seed 1 -c 1 "$loop"
@@ -258,10 +246,9 @@ os.execv(sys.argv[1], sys.argv[1:])' "$bench" -c 100000000000 --json hole >out 2
     kill -$signal $pid
     status=0
     wait $pid || status=$?
-    result "$([[ $status -eq $((128 + $(kill -l $signal))) ]] &&
-        json 'd["signal"] > 0 and d["error"] is None and
-            d["passes"][0]["requests"] == d["statistics"]["completed"] < 100000000000' &&
-        echo yes || echo no)" "SIG$signal ends it with the summary"
+    json_holds "SIG$signal ends it with the summary" 'd["signal"] > 0 and d["error"] is None and
+        d["passes"][0]["requests"] == d["statistics"]["completed"] < 100000000000' \
+        $((128 + $(kill -l $signal)))
 done
 
 # The output that goes nowhere is an error.
@@ -270,5 +257,4 @@ status=0
 : >out
 fails 'a full disk behind standard output' 1 'standard output: No space left'
 
-echo "1..$number"
-exit $((failed > 0))
+finish

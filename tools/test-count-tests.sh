@@ -3,27 +3,22 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
 
-tool=$(realpath "$(dirname "${BASH_SOURCE[0]}")/count-tests")
-dir=$(mktemp -d "${TMPDIR:-$PWD}/laio-count-test.XXXXXX")
-trap 'rm -rf "$dir"' EXIT
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tools/lib/tap.sh
+source "$here/lib/tap.sh"
+tool=$here/count-tests
 cd "$dir"
-number=0
-failed=0
+
+counted() { # STATUS LAST-LINE ARGUMENT...
+    local wanted_status=$1 wanted=$2 status=0
+    shift 2
+    python3 "$tool" "$@" >out || status=$?
+    echo "status $status: $(tail -n 1 out), wanted $wanted_status: $wanted"
+    [[ $status -eq $wanted_status && $(tail -n 1 out) == "$wanted" ]]
+}
 
 # counts NAME STATUS LAST-LINE ARGUMENT...
-counts() {
-    local name=$1 wanted_status=$2 wanted=$3 status=0
-    shift 3
-    python3 "$tool" "$@" >out 2>err || status=$?
-    number=$((number + 1))
-    if [[ $status -eq $wanted_status && $(tail -n 1 out) == "$wanted" ]]; then
-        echo "ok $number - $name"
-    else
-        failed=1
-        echo "not ok $number - $name"
-        echo "#   status $status: $(tail -n 1 out), wanted $wanted_status: $wanted"
-    fi
-}
+counts() { ok "$1" counted "${@:2}"; }
 
 running() { printf '     Running %s (target/debug/deps/%s)\n' "$1" "$2"; }
 result() {
@@ -74,5 +69,4 @@ counts 'nothing but skipped is a failure' 1 '0 passed, 0 failed' --meson onlyski
 echo '{"name": ' >broken
 counts 'a log that is cut off is a failure' 1 '0 passed, 1 failed' --meson broken
 
-echo "1..$number"
-exit $failed
+finish

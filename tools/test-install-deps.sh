@@ -3,11 +3,10 @@
 # installed. SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
 
-tool=$(realpath "$(dirname "${BASH_SOURCE[0]}")/install-deps.sh")
-dir=$(mktemp -d "${TMPDIR:-$PWD}/laio-deps-test.XXXXXX")
-trap 'rm -rf "$dir"' EXIT
-number=0
-failed=0
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tools/lib/tap.sh
+source "$here/lib/tap.sh"
+tool=$here/install-deps.sh
 
 # A directory with the given programs, and the few that the script itself uses.
 path() {
@@ -36,16 +35,13 @@ run() {
     PATH="$dir/bin" "$(type -P bash)" "$tool" "$@" >"$dir/out" 2>"$dir/err" </dev/null || status=$?
 }
 
-is() { # NAME STATUS FILE PATTERN
-    number=$((number + 1))
-    if [[ $status -eq $2 ]] && grep -qE -- "$4" "$dir/$3"; then
-        echo "ok $number - $1"
-    else
-        failed=1
-        echo "not ok $number - $1"
-        sed 's/^/#   /' "$dir/out" "$dir/err" "$dir/calls"
-    fi
+said() { # STATUS FILE PATTERN
+    cat "$dir/out" "$dir/err" "$dir/calls"
+    [[ $status -eq $1 ]] && grep -qE -- "$3" "$dir/$2"
 }
+
+# is NAME STATUS FILE PATTERN
+is() { ok "$1" said "${@:2}"; }
 
 tools=(cargo cc c++ python3 meson ninja pkg-config valgrind)
 line='missing; type: sudo apt-get install -y --no-install-recommends'
@@ -124,5 +120,4 @@ path cargo
 run nonsense
 is 'an unknown purpose is named' 1 err 'nonsense: unknown purpose'
 
-echo "1..$number"
-exit $failed
+finish
