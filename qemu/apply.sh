@@ -8,6 +8,10 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
 
+here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
+# shellcheck source=tools/lib/cli.sh
+source "$here/../tools/lib/cli.sh"
+
 usage() {
     cat <<'END'
 usage: qemu/apply.sh [--revert] TREE
@@ -18,43 +22,13 @@ tree that somebody has changed, committed or copied since.
 END
 }
 
-misuse() {
-    echo "apply.sh: $*" >&2
-    usage >&2
-    exit 2
-}
-
-die() {
-    echo "apply.sh: $*" >&2
-    exit 1
-}
-
 revert=false
-tree=
-while [[ $# -gt 0 ]]; do
-    case $1 in
-    --revert) revert=true ;;
-    -h | --help)
-        usage
-        exit 0
-        ;;
-    --)
-        [[ $# -eq 2 && -z $tree ]] || misuse "give one tree"
-        tree=$2
-        shift
-        ;;
-    -*) misuse "there is no option $1" ;;
-    *)
-        [[ -z $tree ]] || misuse "more than one tree: $tree, $1"
-        tree=$1
-        ;;
-    esac
-    shift
-done
-[[ -n $tree ]] || misuse "no tree is given"
+parse revert "$@"
+arguments+=("${rest[@]}")
+takes 1 'one tree'
+tree=${arguments[0]}
 [[ -d $tree ]] || die "$tree is not a directory"
 
-here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 tree=$(realpath "$tree")
 # What build.sh needs, and the checksums of the files that were added.
 private=$tree/.laio
@@ -191,9 +165,9 @@ renamed=()
 # The functions of linux-aio.c, and no others.
 known=" laio_init laio_cleanup laio_attach_aio_context laio_detach_aio_context laio_co_submit \
 laio_io_plug laio_io_unplug laio_has_fdsync laio_has_fua "
-for name in $(grep -oP '(?<![a-z_])laio_[a-z_]+(?= ?\()' "$raw_aio" | sort -u); do
+while read -r name; do
     [[ $known == *" $name "* ]] || refuse "include/block/raw-aio.h declares $name()"
-done
+done < <(grep -oP '(?<![a-z_])laio_[a-z_]+(?= ?\()' "$raw_aio" | sort -u)
 expect() {
     local got
     got=$(parameters "$raw_aio" "$1")

@@ -4,34 +4,25 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
 
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tools/lib/cli.sh
+source "$here/../tools/lib/cli.sh"
+
 usage() {
     cat <<'END'
-usage: qemu/bench.sh VERSION CACHE [BENCH.PY-OPTION...]
+usage: qemu/bench.sh VERSION CACHE [-- BENCH.PY-OPTION...]
 
 Fetches QEMU VERSION (see fetch.sh) into CACHE, if it is not there, builds it twice and compares.
 END
 }
 
-case ${1:-} in
--h | --help)
-    usage
-    exit 0
-    ;;
-esac
-if [[ $# -lt 2 ]]; then
-    usage >&2
-    exit 2
-fi
-version=$1
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-mkdir -p "$2"
-cache=$(cd "$2" && pwd)
-shift 2
+parse '' "$@"
+takes 2 'a version and a directory'
+version=${arguments[0]}
+mkdir -p "${arguments[1]}"
+cache=$(cd "${arguments[1]}" && pwd)
 
-command -v valgrind >/dev/null || {
-    echo "bench.sh: valgrind is missing" >&2
-    exit 1
-}
+command -v valgrind >/dev/null || die "valgrind is missing"
 tree=$cache/qemu-$version
 own=$cache/qemu-$version-own
 [[ -d $tree ]] || "$here/fetch.sh" "$version" "$tree" >&2
@@ -52,4 +43,4 @@ fi
 "$here/build.sh" "$tree" -- "${features[@]}" >&2
 "$here/build.sh" --unpatched "$own" -- "${features[@]}" >&2
 
-exec "$here/bench.py" "$own/build/qemu-img" "$tree/build/qemu-img" --files "$cache" "$@"
+exec "$here/bench.py" "$own/build/qemu-img" "$tree/build/qemu-img" --files "$cache" "${rest[@]}"

@@ -4,6 +4,10 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
 
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tools/lib/cli.sh
+source "$here/../tools/lib/cli.sh"
+
 usage() {
     cat <<'END'
 usage: qemu/build.sh [OPTION...] TREE [-- CONFIGURE-OPTION...]
@@ -20,52 +24,20 @@ What follows -- is for QEMU's configure, the first time; other features are off.
 END
 }
 
-misuse() {
-    echo "build.sh: $*" >&2
-    usage >&2
-    exit 2
-}
-
-die() {
-    echo "build.sh: $*" >&2
-    exit 1
-}
-
-mode=shared
-prefix=
+static=false
+unpatched=false
+laio_prefix=
 jobs=$(nproc)
-tree=
-features=()
-while [[ $# -gt 0 ]]; do
-    case $1 in
-    --static) mode=static ;;
-    --unpatched) mode=unpatched ;;
-    --laio-prefix | --jobs)
-        [[ $# -gt 1 ]] || misuse "$1 needs a value"
-        if [[ $1 == --jobs ]]; then jobs=$2; else prefix=$2; fi
-        [[ $jobs =~ ^[1-9][0-9]*$ ]] || misuse "--jobs takes a number, and not \"$jobs\""
-        shift
-        ;;
-    --)
-        features=("${@:2}")
-        break
-        ;;
-    -h | --help)
-        usage
-        exit 0
-        ;;
-    -*) misuse "there is no option $1" ;;
-    *)
-        [[ -z $tree ]] || misuse "more than one tree: $tree, $1"
-        tree=$1
-        ;;
-    esac
-    shift
-done
-[[ -n $tree ]] || misuse "no tree is given"
+parse 'static unpatched laio-prefix= jobs=' "$@"
+takes 1 'one tree'
+tree=${arguments[0]}
+features=("${rest[@]}")
+[[ $jobs =~ ^[1-9][0-9]*$ ]] || misuse "--jobs takes a number, and not \"$jobs\""
+mode=shared
+! $static || mode=static
+! $unpatched || mode=unpatched
 [[ -x $tree/configure ]] || die "$tree is not a QEMU source tree: it has no configure"
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 project=$(dirname "$here")
 tree=$(realpath "$tree")
 build=$tree/build
@@ -121,9 +93,9 @@ use_own_library() {
 
 use_installed_library() {
     local pc
-    [[ -d $prefix ]] || die "there is no directory $prefix"
-    pc=$(find "$prefix" -path '*/pkgconfig/laio.pc' -print -quit 2>/dev/null || true)
-    [[ -n $pc ]] || die "there is no pkgconfig/laio.pc below $prefix"
+    [[ -d $laio_prefix ]] || die "there is no directory $laio_prefix"
+    pc=$(find "$laio_prefix" -path '*/pkgconfig/laio.pc' -print -quit 2>/dev/null || true)
+    [[ -n $pc ]] || die "there is no pkgconfig/laio.pc below $laio_prefix"
     link_with "$(pkg-config --variable=libdir "$pc")" "$(pkg-config --variable=includedir "$pc")"
 }
 
@@ -177,7 +149,7 @@ reconfigure() {
 
 if [[ $kind == laio ]]; then
     "$here/apply.sh" "$tree"
-    if [[ -n $prefix ]]; then use_installed_library; else use_own_library; fi
+    if [[ -n $laio_prefix ]]; then use_installed_library; else use_own_library; fi
 fi
 if [[ ! -f $build/build.ninja ]]; then
     mkdir -p "$build"
@@ -193,7 +165,7 @@ PATH=$build/laio-python/bin:$PATH ninja -C "$build" -j"$jobs" "${tools[@]}" \
     head -n 20 "$build/laio-errors.log" >&2
     die "the build failed; see $build/laio-build.log"
 }
-echo "built with ${mode}${prefix:+ ($prefix)}:"
+echo "built with ${mode}${laio_prefix:+ ($laio_prefix)}:"
 for tool in "${tools[@]}"; do
     echo "  $build/$tool"
 done

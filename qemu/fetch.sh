@@ -5,8 +5,13 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
 
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tools/lib/cli.sh
+source "$here/../tools/lib/cli.sh"
+
 # The first Debian archive that this machine is set up for.
 configured_mirror() {
+    # shellcheck disable=SC2016 # for apt-get
     apt-get indextargets --format '$(REPO_URI)' 2>/dev/null | grep -m 1 -E '/debian/?$' || true
 }
 
@@ -25,23 +30,10 @@ environment). Needs dpkg-dev.
 END
 }
 
-die() {
-    echo "fetch.sh: $*" >&2
-    exit 1
-}
-
-case ${1:-} in
--h | --help)
-    usage
-    exit 0
-    ;;
-esac
-[[ $# -eq 2 && $1 != -* ]] || {
-    usage >&2
-    exit 2
-}
-wanted=$1
-dir=$2
+parse '' "$@"
+takes 2 'a version or suite, and a directory'
+wanted=${arguments[0]}
+dir=${arguments[1]}
 [[ ! -e $dir ]] || die "$dir exists already; give a directory that does not"
 command -v apt-get >/dev/null || die "apt-get is missing: this script needs a Debian or Ubuntu"
 command -v dpkg-source >/dev/null || die "dpkg-source is missing: install dpkg-dev"

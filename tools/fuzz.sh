@@ -1,16 +1,23 @@
 #!/usr/bin/env bash
-# Runs the fuzz targets under AddressSanitizer: `tools/fuzz.sh corpus` only over the inputs that are
-# kept, `tools/fuzz.sh SECONDS` looks for new ones that long for each target. The arguments of
-# libFuzzer may follow. SPDX-License-Identifier: MIT OR Apache-2.0
+# Runs the fuzz targets under AddressSanitizer. SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-if [[ ! ${1:-} =~ ^([1-9][0-9]*|corpus)$ ]]; then
-    echo "tools/fuzz.sh: give a number of seconds, or \"corpus\"" >&2
-    exit 2
-fi
-what=$1
-shift
+# shellcheck source=tools/lib/cli.sh
+source tools/lib/cli.sh
+
+usage() {
+    cat <<'END'
+usage: tools/fuzz.sh corpus|SECONDS [-- LIBFUZZER-ARGUMENT...]
+
+"corpus" runs only the inputs that are kept; a number looks for new ones that long for each target.
+END
+}
+
+parse '' "$@"
+takes 1 'a number of seconds, or "corpus"'
+what=${arguments[0]}
+[[ $what =~ ^([1-9][0-9]*|corpus)$ ]] || misuse "$what is neither a number of seconds nor \"corpus\""
 
 # What cargo-fuzz does, with the stable compiler.
 export RUSTC_BOOTSTRAP=1
@@ -29,13 +36,13 @@ for target in engine c_api; do
     common=(-close_fd_mask=2 -timeout=30 -rss_limit_mb=4096 -artifact_prefix="$found/crash-")
     if [[ $what == corpus ]]; then
         inputs=(fuzz/corpus/"$target"/*)
-        "$program" "${common[@]}" "$@" "${inputs[@]}" 2>"$found/log" || {
+        "$program" "${common[@]}" "${rest[@]}" "${inputs[@]}" 2>"$found/log" || {
             tail -n 40 "$found/log" >&2
             exit 1
         }
         echo "fuzz $target: ${#inputs[@]} inputs of the corpus"
     else
-        "$program" "${common[@]}" -max_len=2048 -max_total_time="$what" -print_final_stats=1 "$@" \
+        "$program" "${common[@]}" -max_len=2048 -max_total_time="$what" -print_final_stats=1 "${rest[@]}" \
             "$found" "fuzz/corpus/$target"
     fi
 done

@@ -3,6 +3,9 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
 
+# shellcheck source=tools/lib/cli.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/cli.sh"
+
 usage() {
     cat <<'END'
 Usage: tools/install-deps.sh PURPOSE...
@@ -18,11 +21,6 @@ Usage: tools/install-deps.sh PURPOSE...
 Installs with apt-get as root or by passwordless sudo. Where it may not, it prints the line to
 type, and fails. What is there already is left alone, wherever it came from.
 END
-}
-
-die() {
-    printf 'install-deps.sh: %s\n' "$1" >&2
-    exit 1
 }
 
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -99,7 +97,7 @@ collect() {
         need has_libclang -- libclang-14-dev
         ;;
     *)
-        die "$1: unknown purpose (see --help)"
+        misuse "$1: unknown purpose"
         ;;
     esac
 }
@@ -117,12 +115,10 @@ check_rust() {
     has cargo || die "cargo is missing; install Rust 1.85 or later"
 }
 
-(($# > 0)) || { usage >&2 && exit 2; }
-for purpose in "$@"; do
-    case $purpose in
-    -h | --help) usage && exit 0 ;;
-    *) collect "$purpose" ;;
-    esac
+parse '' "$@"
+((${#arguments[@]} > 0)) || misuse "give a purpose"
+for purpose in "${arguments[@]}"; do
+    collect "$purpose"
 done
 check_rust
 ((${#packages[@]} > 0)) || exit 0

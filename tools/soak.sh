@@ -1,15 +1,24 @@
 #!/usr/bin/env bash
-# Looks longer than `make check` does: `tools/soak.sh SECONDS`, for about that long at each of the
-# simulator, the simulator under AddressSanitizer, the kill tests, and (at most 300 s) each fuzz
-# target. SPDX-License-Identifier: MIT OR Apache-2.0
+# Looks longer than `make check` does. SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-if [[ ! ${1:-} =~ ^[1-9][0-9]*$ ]]; then
-    echo "tools/soak.sh: give a number of seconds" >&2
-    exit 2
-fi
-seconds=$1
+# shellcheck source=tools/lib/cli.sh
+source tools/lib/cli.sh
+
+usage() {
+    cat <<'END'
+usage: tools/soak.sh SECONDS
+
+For about that long at each of the simulator, the simulator under AddressSanitizer, the kill tests, and
+(at most 300 s) each fuzz target.
+END
+}
+
+parse '' "$@"
+takes 1 'a number of seconds'
+seconds=${arguments[0]}
+[[ $seconds =~ ^[1-9][0-9]*$ ]] || misuse "$seconds is not a number of seconds"
 
 # Not the seeds of `make check`.
 first=${LAIO_SIM_FIRST:-$(date +%s)000000}

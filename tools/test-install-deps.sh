@@ -13,7 +13,7 @@ path() {
     local program
     rm -rf "${dir:?}/bin" && mkdir "$dir/bin"
     : >"$dir/calls"
-    for program in bash cat env; do
+    for program in bash cat dirname env; do
         ln -s "$(type -P "$program")" "$dir/bin/"
     done
     for program in "$@"; do
@@ -118,6 +118,6 @@ is 'libclang is never asked for, but for the bindings' 0 count '^0$'
 
 path cargo
 run nonsense
-is 'an unknown purpose is named' 1 err 'nonsense: unknown purpose'
+is 'an unknown purpose is named' 2 err 'nonsense: unknown purpose'
 
 finish

@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
 # The header compiles without a warning, in each of the languages that its users write.
-#
-#   compile-test.sh CC CXX SOURCE_DIR INCLUDE_DIR
-#
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
-# shellcheck source=tools/lib/tap.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../../tools/lib/tap.sh"
 
-if [ $# -ne 4 ]; then
-    echo "usage: compile-test.sh CC CXX SOURCE_DIR INCLUDE_DIR" >&2
-    exit 2
-fi
+root=$(dirname "${BASH_SOURCE[0]}")/../..
+# shellcheck source=tools/lib/cli.sh
+source "$root/tools/lib/cli.sh"
+# shellcheck source=tools/lib/tap.sh
+source "$root/tools/lib/tap.sh"
+usage() { echo 'usage: compile-test.sh CC CXX SOURCE_DIR INCLUDE_DIR'; }
+parse '' "$@"
+takes 4 '4 arguments'
 cc=$1 cxx=$2 source_dir=$3 include_dir=$4
 warnings=(-Wall -Wextra -Wpedantic -Werror)
 

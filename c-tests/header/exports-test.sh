@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
 # The shared library exports the functions of the header, and nothing else, under its SONAME.
-#
-#   exports-test.sh CC NM READELF HEADER LIBRARY SONAME
-#
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
-# shellcheck source=tools/lib/tap.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../../tools/lib/tap.sh"
 
-if [ $# -ne 6 ]; then
-    echo "usage: exports-test.sh CC NM READELF HEADER LIBRARY SONAME" >&2
-    exit 2
-fi
+root=$(dirname "${BASH_SOURCE[0]}")/../..
+# shellcheck source=tools/lib/cli.sh
+source "$root/tools/lib/cli.sh"
+# shellcheck source=tools/lib/tap.sh
+source "$root/tools/lib/tap.sh"
+usage() { echo 'usage: exports-test.sh CC NM READELF HEADER LIBRARY SONAME'; }
+parse '' "$@"
+takes 6 '6 arguments'
 cc=$1 nm=$2 readelf=$3 header=$4 library=$5 soname=$6
 
 declared() {

@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
 # What is installed is complete: a program finds it through pkg-config, and runs.
-#
-#   install-test.sh MESON CC PKG_CONFIG BUILD_DIR PROGRAM
-#
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
-# shellcheck source=tools/lib/tap.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../../tools/lib/tap.sh"
 
-if [ $# -ne 5 ]; then
-    echo "usage: install-test.sh MESON CC PKG_CONFIG BUILD_DIR PROGRAM" >&2
-    exit 2
-fi
+root=$(dirname "${BASH_SOURCE[0]}")/../..
+# shellcheck source=tools/lib/cli.sh
+source "$root/tools/lib/cli.sh"
+# shellcheck source=tools/lib/tap.sh
+source "$root/tools/lib/tap.sh"
+usage() { echo 'usage: install-test.sh MESON CC PKG_CONFIG BUILD_DIR PROGRAM'; }
+parse '' "$@"
+takes 5 '5 arguments'
 meson=$1 cc=$2 pkg_config=$3 build_dir=$4 program=$5
 
 destdir="$dir/root"

@@ -4,16 +4,16 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
 
-tree=${1:?usage: apply-test.sh TREE}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tools/lib/cli.sh
+source "$here/../../tools/lib/cli.sh"
+usage() { echo 'usage: apply-test.sh TREE'; }
+parse '' "$@"
+takes 1 'one tree'
+tree=${arguments[0]}
 apply=$(dirname "$here")/apply.sh
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-
-fail() {
-    echo "apply-test.sh: $*" >&2
-    exit 1
-}
 
 # The part of the tree that apply.sh reads, as it was before any apply.sh.
 pristine=$scratch/pristine
@@ -45,15 +45,15 @@ refused() {
     local before after
     before=$(state "$copy")
     if "$apply" "$copy" >"$scratch/out" 2>&1; then
-        fail "$1 was not refused"
+        die "$1 was not refused"
     fi
     after=$(state "$copy")
-    [[ $before == "$after" ]] || fail "$1 was refused, and the tree changed"
-    grep -q '^apply.sh: .*othing was changed' "$scratch/out" || fail "$1: $(cat "$scratch/out")"
+    [[ $before == "$after" ]] || die "$1 was refused, and the tree changed"
+    grep -q '^apply.sh: .*othing was changed' "$scratch/out" || die "$1: $(cat "$scratch/out")"
 }
 
 expect_line() {
-    grep -qF -- "$2" "$copy/$1" || fail "$1 does not have \"$2\""
+    grep -qF -- "$2" "$copy/$1" || die "$1 does not have \"$2\""
 }
 
 fresh
@@ -63,11 +63,11 @@ expect_line meson.build "dependency('laio'"
 expect_line include/block/raw-aio.h '#include "block/laio-tree.h"'
 applied=$(state "$copy")
 "$apply" "$copy" >/dev/null
-[[ $(state "$copy") == "$applied" ]] || fail "applying twice is not applying once"
+[[ $(state "$copy") == "$applied" ]] || die "applying twice is not applying once"
 "$apply" --revert "$copy" >/dev/null
-[[ $(state "$copy") == "$(state "$pristine")" ]] || fail "--revert does not restore the tree"
+[[ $(state "$copy") == "$(state "$pristine")" ]] || die "--revert does not restore the tree"
 if "$apply" --revert "$copy" >/dev/null 2>&1; then
-    fail "--revert of a tree without laio succeeds"
+    die "--revert of a tree without laio succeeds"
 fi
 
 # An apply.sh that was interrupted can be taken back.
@@ -75,27 +75,27 @@ fi
 cp "$pristine/meson.build" "$copy/meson.build"
 rm "$copy/block/laio-host.c"
 "$apply" --revert "$copy" >/dev/null
-[[ $(state "$copy") == "$(state "$pristine")" ]] || fail "--revert of a part does not restore"
+[[ $(state "$copy") == "$(state "$pristine")" ]] || die "--revert of a part does not restore"
 
 # A tree that was committed and cloned, or stashed, comes without what git ignores.
 "$apply" "$copy" >/dev/null
 rm -r "$copy/.laio"
 "$apply" "$copy" >/dev/null
-[[ $(state "$copy") == "$applied" ]] || fail "applying to a clone is not applying"
+[[ $(state "$copy") == "$applied" ]] || die "applying to a clone is not applying"
 rm -r "$copy/.laio"
 "$apply" --revert "$copy" >/dev/null
-[[ $(state "$copy") == "$(state "$pristine")" ]] || fail "--revert does not restore a clone"
+[[ $(state "$copy") == "$(state "$pristine")" ]] || die "--revert does not restore a clone"
 
 # Somebody's own changes are not lost, and neither in the way.
 "$apply" "$copy" >/dev/null
 echo '# mine' >>"$copy/meson.build"
 "$apply" "$copy" >/dev/null
-[[ $(tail -n 1 "$copy/meson.build") == '# mine' ]] || fail "somebody's change is lost"
+[[ $(tail -n 1 "$copy/meson.build") == '# mine' ]] || die "somebody's change is lost"
 "$apply" --revert "$copy" >/dev/null
 (cat "$pristine/meson.build" && echo '# mine') | cmp -s - "$copy/meson.build" ||
-    fail "--revert restores more than apply.sh changed, or less"
+    die "--revert restores more than apply.sh changed, or less"
 cp "$pristine/meson.build" "$copy/meson.build"
-[[ $(state "$copy") == "$(state "$pristine")" ]] || fail "--revert does not restore the rest"
+[[ $(state "$copy") == "$(state "$pristine")" ]] || die "--revert does not restore the rest"
 
 # Nor are those in the files that were added.
 "$apply" "$copy" >/dev/null
@@ -103,23 +103,23 @@ echo '/* mine */' >>"$copy/block/laio-host.c"
 before=$(state "$copy")
 for option in '' --revert; do
     if "$apply" $option "$copy" >"$scratch/out" 2>&1; then
-        fail "a file with somebody's changes was overwritten ($option)"
+        die "a file with somebody's changes was overwritten ($option)"
     fi
-    [[ $(state "$copy") == "$before" ]] || fail "a refused apply.sh $option changed the tree"
-    grep -q 'laio-host.c is there, and not as' "$scratch/out" || fail "$(cat "$scratch/out")"
+    [[ $(state "$copy") == "$before" ]] || die "a refused apply.sh $option changed the tree"
+    grep -q 'laio-host.c is there, and not as' "$scratch/out" || die "$(cat "$scratch/out")"
 done
 
 # From another directory, by another name.
 fresh
 ln -s "$apply" "$scratch/a link"
 (cd "$scratch" && "./a link" copy >/dev/null)
-[[ $(state "$copy") == "$applied" ]] || fail "another name of apply.sh does something else"
+[[ $(state "$copy") == "$applied" ]] || die "another name of apply.sh does something else"
 
 # Trees that are not understood.
 change() {
     fresh
     sed -i "$2" "$copy/$1"
-    ! cmp -s "$copy/$1" "$pristine/$1" || fail "the test's change of $1 changes nothing: $2"
+    ! cmp -s "$copy/$1" "$pristine/$1" || die "the test's change of $1 changes nothing: $2"
 }
 change include/block/raw-aio.h 's/uint64_t dev_max_batch/uint32_t dev_max_batch/'
 refused "another prototype of laio_co_submit"

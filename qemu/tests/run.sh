@@ -6,15 +6,16 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
 
-if [[ $# -ne 2 ]]; then
-    echo "usage: qemu/tests/run.sh VERSION CACHE" >&2
-    exit 2
-fi
-version=$1
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tools/lib/cli.sh
+source "$here/../../tools/lib/cli.sh"
+usage() { echo 'usage: qemu/tests/run.sh VERSION CACHE'; }
+parse '' "$@"
+takes 2 'a version and a directory'
+version=${arguments[0]}
 qemu=$(dirname "$here")
-mkdir -p "$2"
-cache=$(cd "$2" && pwd)
+mkdir -p "${arguments[1]}"
+cache=$(cd "${arguments[1]}" && pwd)
 tree=$cache/qemu-$version
 
 skip_all() {
