@@ -15,9 +15,6 @@ export BUILD_DIR
 
 demo_bench = $(BUILD_DIR)/demo/laio-bench
 bench_sources = $(addprefix bench/,laio-bench.c options.c report.c workload.c histogram.c pattern.c)
-version = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-# What Rust's standard library needs of the system in a static link.
-rust_libs = -lgcc_s -lutil -lrt -lpthread -lm -ldl
 
 .PHONY: help all demo demo-build check check-qemu bench bench-qemu soak header install clean
 
@@ -50,8 +47,9 @@ demo-build:
 	tools/install-deps.sh build
 	cargo build --release --locked
 	@mkdir -p $(dir $(demo_bench))
-	$(CC) -std=gnu11 $(CFLAGS) -D_GNU_SOURCE -DLAIO_BENCH_VERSION='"$(version)"' -Iinclude \
-		-o $(demo_bench) $(bench_sources) $(CARGO_TARGET_DIR)/release/liblaio.a $(rust_libs)
+	$(CC) -std=gnu11 $(CFLAGS) -D_GNU_SOURCE -DLAIO_BENCH_VERSION='"$(shell build-aux/library.sh version)"' -Iinclude \
+		-o $(demo_bench) $(bench_sources) $(CARGO_TARGET_DIR)/release/liblaio.a \
+		$(shell build-aux/library.sh static-libs)
 
 check:
 	tools/check.sh

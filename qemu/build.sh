@@ -55,12 +55,12 @@ fi
 # Writes TREE/.laio/pkgconfig/laio.pc, which says what to link.
 describe_library() {
     local libs=$1 includes=$2 version
-    version=$(sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"/\1/p' "$project/Cargo.toml")
+    version=$("$project/build-aux/library.sh" version)
     mkdir -p "$tree/.laio/pkgconfig"
     cat >"$tree/.laio/laio.pc.new" <<END
 Name: laio
 Description: laio for the build of this tree
-Version: ${version:-1.0.0}
+Version: $version
 Libs: $libs
 Cflags: -I$includes
 END
@@ -83,10 +83,11 @@ use_own_library() {
     fi
     [[ -f $release/liblaio.so && -f $release/liblaio.a ]] || die "there is no liblaio in $release"
     release=$(cd "$release" && pwd)
-    local lib=$tree/.laio/lib
+    local lib=$tree/.laio/lib soname
+    soname=$("$project/build-aux/library.sh" soname)
     mkdir -p "$lib"
-    ln -sfn "$release/liblaio.so" "$lib/liblaio.so.1"
-    ln -sfn liblaio.so.1 "$lib/liblaio.so"
+    ln -sfn "$release/liblaio.so" "$lib/$soname"
+    ln -sfn "$soname" "$lib/liblaio.so"
     ln -sfn "$release/liblaio.a" "$lib/liblaio.a"
     link_with "$lib" "$project/include"
 }
@@ -103,7 +104,7 @@ link_with() {
     local lib=$1 includes=$2
     if [[ $mode == static ]]; then
         [[ -f $lib/liblaio.a ]] || die "there is no $lib/liblaio.a"
-        describe_library "$lib/liblaio.a -lpthread -ldl -lm" "$includes"
+        describe_library "$lib/liblaio.a $("$project/build-aux/library.sh" static-libs)" "$includes"
     else
         [[ -e $lib/liblaio.so ]] || die "there is no $lib/liblaio.so"
         describe_library "-L$lib -llaio -Wl,-rpath,$lib" "$includes"

@@ -8,10 +8,10 @@ root=$(dirname "${BASH_SOURCE[0]}")/../..
 source "$root/tools/lib/cli.sh"
 # shellcheck source=tools/lib/tap.sh
 source "$root/tools/lib/tap.sh"
-usage() { echo 'usage: install-test.sh MESON CC PKG_CONFIG BUILD_DIR PROGRAM'; }
+usage() { echo 'usage: install-test.sh MESON CC PKG_CONFIG BUILD_DIR PROGRAM SONAME FILE'; }
 parse '' "$@"
-takes 5 '5 arguments'
-meson=$1 cc=$2 pkg_config=$3 build_dir=$4 program=$5
+takes 7 '7 arguments'
+meson=$1 cc=$2 pkg_config=$3 build_dir=$4 program=$5 soname=$6 file=$7
 
 destdir="$dir/root"
 # It builds what is not built yet: meson test with --suite builds only what its tests name.
@@ -26,9 +26,9 @@ libdir=$destdir$(PKG_CONFIG_SYSROOT_DIR='' "$pkg_config" --variable=libdir laio)
 # pkg-config may leave out the system's own directories, which these are only below DESTDIR.
 export PKG_CONFIG_ALLOW_SYSTEM_CFLAGS=1 PKG_CONFIG_ALLOW_SYSTEM_LIBS=1
 
-ok 'liblaio.so leads to liblaio.so.1' test "$(readlink "$libdir/liblaio.so")" = liblaio.so.1
-ok 'liblaio.so.1 leads to the library' \
-    test "$(readlink -f "$libdir/liblaio.so.1")" = "$(readlink -f "$libdir")/liblaio.so.1.0.0"
+ok "liblaio.so leads to $soname" test "$(readlink "$libdir/liblaio.so")" = "$soname"
+ok "$soname leads to the library" \
+    test "$(readlink -f "$libdir/$soname")" = "$(readlink -f "$libdir")/$file"
 
 read -ra cflags <<<"$("$pkg_config" --cflags laio)"
 read -ra libs <<<"$("$pkg_config" --libs laio)"
@@ -38,7 +38,7 @@ run_shared() {
     LD_LIBRARY_PATH=$libdir "$dir/shared"
 }
 needs_the_soname() {
-    grep 'NEEDED.*\[liblaio\.so\.1\]' <<<"$(LC_ALL=C readelf -d "$dir/shared")"
+    grep "NEEDED.*\[$soname\]" <<<"$(LC_ALL=C readelf -d "$dir/shared")"
 }
 needs_no_laio() {
     not grep 'NEEDED.*liblaio' <<<"$(LC_ALL=C readelf -d "$1")"
@@ -48,7 +48,7 @@ archive_libs=("${static_libs[@]/#-llaio/-l:liblaio.a}")
 
 ok 'a program links with the shared library' \
     "$cc" -o "$dir/shared" "$program" "${cflags[@]}" "${libs[@]}"
-ok 'it asks for liblaio.so.1' needs_the_soname
+ok "it asks for $soname" needs_the_soname
 ok 'it runs' run_shared
 ok 'a program links with the archive' \
     "$cc" -o "$dir/archive" "$program" "${cflags[@]}" "${archive_libs[@]}"

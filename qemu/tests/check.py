@@ -102,7 +102,7 @@ def test_link_mode(tools):
                                  stdout=subprocess.PIPE).stdout
         needed = [line for line in dynamic.splitlines() if '(NEEDED)' in line]
         check(not any('libaio.so' in line for line in needed), f'{tool} still needs libaio')
-        shared = any('liblaio.so.1' in line for line in needed)
+        shared = any('[liblaio.so.' in line for line in needed)
         expected = os.path.basename(tools.directory) == 'shared'
         check(shared == expected, f'{tool} needs {needed}')
 
