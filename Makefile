@@ -45,7 +45,7 @@ demo: demo-build
 
 demo-build:
 	tools/install-deps.sh build
-	cargo build --release --locked
+	build-aux/cargo-build.sh
 	@mkdir -p $(dir $(demo_bench))
 	$(CC) -std=gnu11 $(CFLAGS) -D_GNU_SOURCE -DLAIO_BENCH_VERSION='"$(shell build-aux/library.sh version)"' -Iinclude \
 		-o $(demo_bench) $(bench_sources) $(CARGO_TARGET_DIR)/release/liblaio.a \
@@ -79,7 +79,6 @@ check-qemu:
 
 bench-qemu:
 	tools/install-deps.sh install qemu
-	cargo build --release --locked
 	qemu/bench.sh $(QEMU_VERSION) $(BUILD_DIR)/qemu
 
 soak:

@@ -1,27 +1,39 @@
 #!/usr/bin/env bash
-# Lets cargo build the library and puts it where meson looks for it.
-#
-#   cargo-build.sh CARGO SOURCE_DIR OUTPUT_DIR SHARED_LIBRARY SONAME
-#
-# Cargo decides whether there is anything to build. Files that did not change keep their times, so
-# that meson links nothing again.
-#
-# SPDX-License-Identifier: MIT OR Apache-2.0
+# Builds what is shipped: the one command that does. SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
 
-if [ $# -ne 5 ]; then
-    echo "usage: cargo-build.sh CARGO SOURCE_DIR OUTPUT_DIR SHARED_LIBRARY SONAME" >&2
-    exit 2
-fi
-cargo=$1 source_dir=$2 output_dir=$3 shared_library=$4 soname=$5
-# A build with a sanitizer brings its own.
-target_dir=${CARGO_TARGET_DIR:-$source_dir/target}
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=tools/lib/cli.sh
+source "$root/tools/lib/cli.sh"
 
-"$cargo" build --quiet --release --locked --package laio \
-    --manifest-path "$source_dir/Cargo.toml" --target-dir "$target_dir"
+usage() {
+    cat <<'END'
+usage: build-aux/cargo-build.sh [--into DIR]
+
+Lets cargo build liblaio.so, liblaio.a, liblaio_preload.so and laio-run for release, in
+CARGO_TARGET_DIR or target/. Cargo decides whether there is anything to build.
+
+  --into DIR  puts them there as well, with the names that the linker and the loader want
+END
+}
+
+into=
+parse into= "$@"
+takes 0 'no arguments'
+release=${CARGO_TARGET_DIR:-$root/target}/release
+
+# Without cargo, what is there will do.
+if command -v cargo >/dev/null; then
+    cargo build --quiet --release --locked --manifest-path "$root/Cargo.toml" \
+        --target-dir "${release%/release}"
+elif [[ ! -e $release/liblaio.so ]]; then
+    die "there is no cargo, and no $release/liblaio.so"
+fi
+[[ -n $into ]] || exit 0
 
 # A program that runs has the library mapped: a new file takes its place, and the old one stays
-# whole for whoever has it.
+# whole for whoever has it. Files that did not change keep their times, so that nothing is linked
+# again.
 copy_if_changed() {
     if ! cmp --silent "$1" "$2"; then
         cp "$1" "$2.new"
@@ -30,12 +42,16 @@ copy_if_changed() {
 }
 
 link_if_missing() {
-    if [ "$(readlink "$2" || true)" != "$1" ]; then
+    if [[ $(readlink "$2" || true) != "$1" ]]; then
         ln -sfn "$1" "$2"
     fi
 }
 
-copy_if_changed "$target_dir/release/liblaio.so" "$output_dir/$shared_library"
-copy_if_changed "$target_dir/release/liblaio.a" "$output_dir/liblaio.a"
-link_if_missing "$shared_library" "$output_dir/$soname"
-link_if_missing "$soname" "$output_dir/liblaio.so"
+file=$("$root/build-aux/library.sh" file)
+soname=$("$root/build-aux/library.sh" soname)
+copy_if_changed "$release/liblaio.so" "$into/$file"
+for other in liblaio.a liblaio_preload.so laio-run; do
+    copy_if_changed "$release/$other" "$into/$other"
+done
+link_if_missing "$file" "$into/$soname"
+link_if_missing "$soname" "$into/liblaio.so"

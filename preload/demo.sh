@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The end of `make demo`: this machine's own QEMU dying of one command, and living.
-# Needs a built target/release. SPDX-License-Identifier: MIT OR Apache-2.0
+# Needs what build-aux/cargo-build.sh builds. SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -11,7 +11,7 @@ if ! command -v qemu-img >/dev/null; then
     exit 0
 fi
 if [[ ! -x $run ]]; then
-    echo "demo: no $run; build it with cargo build --release" >&2
+    echo "demo: no $run; build it with build-aux/cargo-build.sh" >&2
     exit 1
 fi
 

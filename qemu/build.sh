@@ -16,7 +16,7 @@ Applies qemu/apply.sh to the QEMU source tree TREE and builds its four tools in 
 
   --static           link liblaio.a instead of liblaio.so; may be changed from build to build
   --laio-prefix DIR  use the laio that is installed below DIR (DIR/lib*/pkgconfig/laio.pc) instead
-                     of this project's target/release, which is built first
+                     of this project's own, which is built first
   --unpatched        leave the tree alone and build it with its own engine, for comparison
   --jobs N           as for ninja
 
@@ -75,20 +75,9 @@ END
 
 # The library of this project's own build, with the names that the linker and the loader want.
 use_own_library() {
-    local release=${CARGO_TARGET_DIR:-$project/target}/release
-    # Cargo knows whether there is anything to build. Without it, what is there will do.
-    if command -v cargo >/dev/null; then
-        (cd "$project" && cargo build --quiet --release --locked) ||
-            die "liblaio could not be built"
-    fi
-    [[ -f $release/liblaio.so && -f $release/liblaio.a ]] || die "there is no liblaio in $release"
-    release=$(cd "$release" && pwd)
-    local lib=$tree/.laio/lib soname
-    soname=$("$project/build-aux/library.sh" soname)
+    local lib=$tree/.laio/lib
     mkdir -p "$lib"
-    ln -sfn "$release/liblaio.so" "$lib/$soname"
-    ln -sfn "$soname" "$lib/liblaio.so"
-    ln -sfn "$release/liblaio.a" "$lib/liblaio.a"
+    "$project/build-aux/cargo-build.sh" --into "$lib" || die "liblaio could not be built"
     link_with "$lib" "$project/include"
 }
 
