@@ -56,7 +56,7 @@ check:
 
 bench: demo-build
 	tools/install-deps.sh bench
-	bench/compare-fio.sh $(BENCH_ARGS) $(demo_bench)
+	bench/compare-fio.py $(BENCH_ARGS) $(demo_bench)
 
 header:
 	cargo run --quiet -p xtask -- header

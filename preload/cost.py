@@ -7,13 +7,14 @@ the time of the bare program: the median over the rounds, and the middle half of
 SPDX-License-Identifier: MIT OR Apache-2.0
 """
 import os
-import random
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'tools', 'lib'))
+from turns import in_turns, ratios  # noqa: E402 pylint: disable=wrong-import-position
 
 BENCH = "qemu-img bench -f raw -t none -i native -s 4096".split()
 # Name, requests, requests at a time, file. At depth 1 the bare program dies over a hole.
@@ -36,20 +37,10 @@ def run(command):
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def ratios(modes, rounds, mode, index):
-    """Of a mode to the bare program, round by round."""
-    return [modes[mode][i][index] / modes["bare"][i][index] for i in range(rounds)]
-
-
-def show(name, mode, values):
-    low, _, high = statistics.quantiles(values, n=4)
-    print(f"{name:22} {mode:14} {statistics.median(values):.3f}  ({low:.3f} to {high:.3f})")
-
-
 def main():
     if len(sys.argv) < 2:
         sys.exit("usage: cost.py LAIO_RUN [ROUNDS]")
-    laio_run, rounds = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 15
+    laio_run, rounds_wanted = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 15
     prefixes = {"bare": [], "guard": [laio_run, "--guard", "--"],
                 "engine": [laio_run, "--engine", "--"]}
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as directory:
@@ -58,26 +49,25 @@ def main():
             file.truncate(8 << 30)
         with open(files["blocks"], "wb") as file:
             for _ in range(256):
-                file.write(random.randbytes(1 << 20))
+                file.write(os.urandom(1 << 20))
             os.fsync(file.fileno())
         for name, count, depth, file in WORKLOADS:
             command = [*BENCH, "-c", str(count), "-d", str(depth), files[file]]
-            modes = {mode: [] for mode in prefixes}
-            done = 0
-            for _ in range(rounds):
-                order = random.sample(list(prefixes), len(prefixes))
-                results = {mode: run(prefixes[mode] + command) for mode in order}
-                if None in results.values():
-                    print(f"# {name}: failed: {[m for m in results if results[m] is None]}")
-                    continue
-                done += 1
-                for mode, result in results.items():
-                    modes[mode].append(result)
-            if done < 2:
+            runs = {mode: lambda number, prefix=prefix, command=command: run(prefix + command)
+                    for mode, prefix in prefixes.items()}
+            rounds = []
+            for results in in_turns(runs, rounds_wanted):
+                failed = [mode for mode, result in results.items() if result is None]
+                if failed:
+                    print(f"# {name}: failed: {failed}")
+                else:
+                    rounds.append(results)
+            if not rounds:
                 continue
             for mode in ("guard", "engine"):
-                show(name, f"{mode} time", ratios(modes, done, mode, 0))
-                show(name, f"{mode} CPU", ratios(modes, done, mode, 1))
+                for index, what in enumerate(("time", "CPU")):
+                    spread = ratios(rounds, mode, "bare", lambda result: result[index])
+                    print(f"{name:22} {mode + ' ' + what:14} {spread}")
 
 
 main()

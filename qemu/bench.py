@@ -13,11 +13,13 @@
 import argparse
 import os
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'tools', 'lib'))
+from turns import in_turns, ratios  # noqa: E402 pylint: disable=wrong-import-position
 
 # What belongs to the engine in callgrind's list of functions.
 OWN_ENGINE = re.compile(r'/linux-aio\.c:|:(ioq_|laio_|qemu_laio_|io_getevents_)|/libaio\.so')
@@ -79,39 +81,30 @@ def instructions_per_request(qemu_img, image, depth, engine):
     return difference / (many - few)
 
 
-def spread(ratios):
-    if len(ratios) < 2:
-        return f'{ratios[0]:.2f}'
-    low, median, high = statistics.quantiles(ratios, n=4, method='inclusive')
-    return f'{median:.2f} [{low:.2f} {high:.2f}]'
-
-
 def times(options, image, depth):
-    """Pairs of ((wall, user, system) of QEMU's own, the same of liblaio)."""
+    """Rounds of {'own': (wall, user, system) of QEMU's own, 'liblaio': the same of liblaio}."""
     requests = image.requests[depth] // options.shorter
-    pairs = []
     cpus = sorted(os.sched_getaffinity(0))
-    for number in range(options.pairs + 1):
-        binaries = [options.own, options.laio]
-        order = binaries if number % 2 else binaries[::-1]
-        cpu = cpus[number // 2 % len(cpus)]
-        result = {binary: timed_run(binary, image, depth, requests, cpu) for binary in order}
-        pair = [result[binary] for binary in binaries]
-        if None in pair:
-            return pair
-        if number:  # The first warms up.
-            pairs.append(pair)
-    return pairs
+
+    def runner(binary):
+        return lambda number: timed_run(binary, image, depth, requests,
+                                        cpus[number // 2 % len(cpus)])
+    rounds = []
+    for results in in_turns({'own': runner(options.own), 'liblaio': runner(options.laio)},
+                            options.pairs + 1):
+        rounds.append(results)
+        if None in results.values():
+            return rounds
+    return rounds[1:]  # The first warms up.
 
 
 def row(options, image, depth):
-    pairs = times(options, image, depth)
-    if None in pairs:
-        crashed = ' and '.join(name for name, result in zip(('own', 'liblaio'), pairs)
-                               if result is None)
-        cells = [f'{crashed}: crashed', '', '']
+    rounds = times(options, image, depth)
+    crashed = [name for name, result in rounds[-1].items() if result is None]
+    if crashed:
+        cells = [f'{" and ".join(crashed)}: crashed', '', '']
     else:
-        cells = [spread([ours[kind] / max(own[kind], 1e-3) for own, ours in pairs])
+        cells = [str(ratios(rounds, 'liblaio', 'own', lambda result, kind=kind: max(result[kind], 1e-3)))
                  for kind in range(3)]
     counts = ['', '']
     if not options.no_callgrind:
