@@ -252,7 +252,7 @@ static const LaioHostOps host_ops = {
 
 /*
  * Statistics at exit, for tests and the curious: only with LAIO_STATS=1 in the
- * environment
+ * environment. The line is the preload library's, but for the name in front.
  */
 
 typedef struct LaioKnownState {
@@ -324,15 +324,17 @@ static void stats_print(void)
         stats_add(known->s);
     }
     fprintf(stderr,
-            "laio-stats: states=%u submitted=%" PRIu64 " completed=%" PRIu64
-            " failed=%" PRIu64 " retried=%" PRIu64 " io_submit_calls=%" PRIu64
-            " largest_batch=%" PRIu64 " eagain=%" PRIu64 " at_bound=%" PRIu64
-            " bh_resumptions=%" PRIu64 " deepest_nesting=%" PRIu64
-            " in_queue=%" PRIu64 " in_flight=%" PRIu64 "\n",
-            number_of_states, total.submitted, total.completed, total.failed,
-            total.retried, total.io_submit_calls, total.largest_batch,
-            total.eagain, total.at_bound, total.bh_resumptions,
-            total.deepest_nesting, total.in_queue, total.in_flight);
+            "laio[%d]: engine: %" PRIu64 " requests in %" PRIu64 " submissions,"
+            " deepest nesting %" PRIu64 ", %" PRIu64 " times at the bound; "
+            "%u states, %" PRIu64 " completed, %" PRIu64 " failed, %" PRIu64
+            " retried, %" PRIu64 " in queue, %" PRIu64 " in flight, largest"
+            " batch %" PRIu64 ", %" PRIu64 " times EAGAIN, %" PRIu64
+            " times resumed by completion_bh\n",
+            (int)getpid(), total.submitted, total.io_submit_calls,
+            total.deepest_nesting, total.at_bound, number_of_states,
+            total.completed, total.failed, total.retried, total.in_queue,
+            total.in_flight, total.largest_batch, total.eagain,
+            total.bh_resumptions);
     qemu_mutex_unlock(&lock);
 }
 

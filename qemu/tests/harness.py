@@ -18,6 +18,24 @@ import traceback
 TIME_LIMIT = 300
 
 
+# What the line of LAIO_STATS=1 says, by the names in laio.h.
+STATISTICS = {
+    'submitted': r'(\d+) requests in',
+    'io_submit_calls': r'(\d+) submissions',
+    'deepest_nesting': r'deepest nesting (\d+)',
+    'at_bound': r'(\d+) times at the bound',
+    'states': r'(\d+) states',
+    'completed': r'(\d+) completed',
+    'failed': r'(\d+) failed',
+    'retried': r'(\d+) retried',
+    'in_queue': r'(\d+) in queue',
+    'in_flight': r'(\d+) in flight',
+    'largest_batch': r'largest batch (\d+)',
+    'eagain': r'(\d+) times EAGAIN',
+    'bh_resumptions': r'(\d+) times resumed by completion_bh',
+}
+
+
 class Skip(Exception):
     """What the test needs is not there."""
 
@@ -27,10 +45,10 @@ class Result:
 
     def __init__(self, args, returncode, stdout, stderr):
         self.args, self.returncode, self.stdout = args, returncode, stdout
-        line = re.search(r'^laio-stats: (.*)\n', stderr, re.M)
+        line = re.search(r'^laio\[\d+\]: engine: (.*)\n', stderr, re.M)
         # liblaio's statistics; None if the tool never made a state.
-        self.stats = line and {name: int(value)
-                               for name, value in re.findall(r'(\w+)=(\d+)', line[1])}
+        self.stats = line and {name: int(re.search(pattern, line[1])[1])
+                               for name, pattern in STATISTICS.items()}
         self.output = stdout + stderr.replace(line[0] if line else '', '')
 
     def __str__(self):
