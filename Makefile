@@ -16,11 +16,14 @@ export BUILD_DIR
 demo_bench = $(BUILD_DIR)/demo/laio-bench
 bench_sources = $(addprefix bench/,laio-bench.c options.c report.c workload.c histogram.c pattern.c)
 
-.PHONY: help all demo demo-build check check-qemu bench bench-qemu soak header install clean
+.PHONY: help all demo demo-build check quick check-qemu bench bench-qemu soak header install clean
 
 help:
 	@echo 'make demo     a million completions that would each nest, on a sparse image: see it work'
-	@echo 'make check    every test'
+	@echo 'make quick    the tests that tell soonest, two minutes: cargo test without the mutations, with 20,000'
+	@echo '              scenarios of the simulator; meson test --suite c (scaled down), header, bench, tools'
+	@echo 'make check    every test, many minutes: all of cargo test, and meson test with its suites'
+	@echo '              c, faults, valgrind, header, preload, bench, tools'
 	@echo 'make soak     looks for bugs for longer: SECONDS=$(SECONDS) for each of several ways'
 	@echo 'make check-qemu  builds QEMU 7.2, 10.0 and 10.2 on the library and tests their tools'
 	@echo 'make bench-qemu  QEMU on the library against QEMU as it is: time and instructions'
@@ -53,6 +56,9 @@ demo-build:
 
 check:
 	tools/check.sh
+
+quick:
+	tools/check.sh --quick
 
 bench: demo-build
 	tools/install-deps.sh bench
