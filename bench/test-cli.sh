@@ -113,6 +113,7 @@ for bound in 1 2 64; do
     run -c 20000 -d 1 --max-depth $bound --json hole
     json_holds "--max-depth $bound" "d['statistics']['deepest_nesting'] == $bound"
 done
+# shellcheck disable=SC1003 # a backslash at the end, and no quote
 mkdir 'a "b\'
 cp --sparse=always hole 'a "b\/h	t'
 run -c 1 --json 'a "b\/h	t'
