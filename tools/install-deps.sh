@@ -16,6 +16,7 @@ Usage: tools/install-deps.sh PURPOSE...
              and valgrind
   qemu       what QEMU's tools are built with, dpkg-dev to fetch their source, and valgrind
   bench      fio
+  ci         clang-format and shellcheck, which CI runs over the sources
   bindings   libclang, to regenerate the kernel bindings (nobody else needs it)
 
 Installs with apt-get as root or by passwordless sudo. Where it may not, it prints the line to
@@ -92,6 +93,10 @@ collect() {
     bench)
         collect build
         need has fio -- fio
+        ;;
+    ci)
+        need has clang-format -- clang-format
+        need has shellcheck -- shellcheck
         ;;
     bindings)
         need has_libclang -- libclang-14-dev
