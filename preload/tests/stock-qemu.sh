@@ -65,7 +65,7 @@ hole() {
     # At depth 1 each completion would nest, if this QEMU lets it.
     if ((depth == 1 && vulnerable)); then
         [[ $deepest == 8 ]]
-        ! grep -q ' 0 times at the bound' "$dir/stats"
+        not grep -q ' 0 times at the bound' "$dir/stats"
     fi
 }
 for mode in guard engine; do

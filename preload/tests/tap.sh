@@ -1,60 +1,15 @@
-# TAP for the scripts beside this file. A test is a function: its exit status is its result, and what
-# it prints is shown when it fails.
+# What the scripts beside this file, which source it, do alike.
 #
 # SPDX-License-Identifier: MIT OR Apache-2.0
+# shellcheck shell=bash
+# shellcheck source=tools/lib/tap.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../tools/lib/tap.sh"
 
 run=${LAIO_RUN:?the program laio-run}
+# shellcheck disable=SC2034 # for those scripts
 preload=${LAIO_PRELOAD_SO:?the library liblaio_preload.so}
 # Each command gets this long before it counts as hanging.
 limit=300
-
-dir=$(mktemp -d "${LAIO_TEST_DIR:-${TMPDIR:-/tmp}}/laio-preload.XXXXXX")
-trap 'rm -rf "$dir"' EXIT
-tap_count=0
-tap_failed=0
-
-# ok NAME FUNCTION [ARGUMENT...]
-ok() {
-    local name=$1 status=0
-    shift
-    tap_count=$((tap_count + 1))
-    # In a subshell with errexit of its own, which `if` and `||` would switch off.
-    set +e
-    (
-        set -e
-        "$@"
-    ) >"$dir/output" 2>&1
-    status=$?
-    set -e
-    if ((status == 0)); then
-        echo "ok $tap_count - $name"
-    else
-        echo "not ok $tap_count - $name"
-        sed 's/^/# /' "$dir/output"
-        echo "# status $status"
-        tap_failed=1
-    fi
-}
-
-# skip NAME REASON
-skip() {
-    tap_count=$((tap_count + 1))
-    echo "ok $tap_count - $1 # SKIP $2"
-}
-
-skip_all() {
-    echo "1..0 # SKIP $1"
-    exit 0
-}
-
-finish() {
-    echo "1..$tap_count"
-    exit "$tap_failed"
-}
-
-have() {
-    command -v "$1" >/dev/null 2>&1
-}
 
 # under MODE COMMAND...: runs it under the library, with statistics in $dir/stats.
 under() {
