@@ -16,12 +16,13 @@ export BUILD_DIR
 demo_bench = $(BUILD_DIR)/demo/laio-bench
 bench_sources = $(addprefix bench/,laio-bench.c options.c report.c workload.c histogram.c pattern.c)
 
-.PHONY: help all demo demo-build check quick check-qemu bench bench-qemu soak header install clean
+.PHONY: help all demo demo-build check quick lint check-qemu bench bench-qemu soak header install clean
 
 help:
 	@echo 'make demo     a million completions that would each nest, on a sparse image: see it work'
 	@echo 'make quick    the tests that tell soonest, two minutes: cargo test without the mutations, with 20,000'
 	@echo '              scenarios of the simulator; meson test --suite c (scaled down), header, bench, tools'
+	@echo 'make lint     what CI says of the sources without running them'
 	@echo 'make check    every test, many minutes: all of cargo test, and meson test with its suites'
 	@echo '              c, faults, valgrind, header, preload, bench, tools'
 	@echo 'make soak     looks for bugs for longer: SECONDS=$(SECONDS) for each of several ways'
@@ -56,6 +57,10 @@ demo-build:
 
 check:
 	tools/check.sh
+
+lint:
+	tools/install-deps.sh ci
+	tools/lint.sh
 
 quick:
 	tools/check.sh --quick
