@@ -4,7 +4,9 @@
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    for arg in ["-Wl,-soname,liblaio.so.1", "-Wl,-z,relro,-z,now"] {
+    // The name changes with what programs are linked against: with the first number of the version.
+    let soname = format!("-Wl,-soname,liblaio.so.{}", env!("CARGO_PKG_VERSION_MAJOR"));
+    for arg in [soname.as_str(), "-Wl,-z,relro,-z,now"] {
         println!("cargo::rustc-cdylib-link-arg={arg}");
     }
 }
