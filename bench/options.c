@@ -136,8 +136,8 @@ static uint64_t bytes(const char *option, const char *text, uint64_t min, uint64
         die(EXIT_USAGE, "%s %s: not a number of bytes (suffixes are k, m, g, t)", option, text);
     }
     if (value > max >> shift || value << shift < min) {
-        die(EXIT_USAGE, "%s %s: must be %llu to %llu bytes", option, text,
-            (unsigned long long)min, (unsigned long long)max);
+        die(EXIT_USAGE, "%s %s: must be %llu to %llu bytes", option, text, (unsigned long long)min,
+            (unsigned long long)max);
     }
     return value << shift;
 }
@@ -169,17 +169,17 @@ static _Noreturn void bad_option(const char *what, char **argv)
 }
 
 static const struct option long_options[] = {
-    { "direct", no_argument, NULL, OPT_DIRECT },
-    { "verify", no_argument, NULL, OPT_VERIFY },
-    { "verify-only", no_argument, NULL, OPT_VERIFY_ONLY },
-    { "seed", required_argument, NULL, OPT_SEED },
-    { "json", no_argument, NULL, OPT_JSON },
-    { "offset", required_argument, NULL, OPT_OFFSET },
-    { "max-depth", required_argument, NULL, OPT_MAX_DEPTH },
-    { "yes", no_argument, NULL, OPT_YES },
-    { "help", no_argument, NULL, OPT_HELP },
-    { "version", no_argument, NULL, OPT_VERSION },
-    { NULL, 0, NULL, 0 },
+    {"direct", no_argument, NULL, OPT_DIRECT},
+    {"verify", no_argument, NULL, OPT_VERIFY},
+    {"verify-only", no_argument, NULL, OPT_VERIFY_ONLY},
+    {"seed", required_argument, NULL, OPT_SEED},
+    {"json", no_argument, NULL, OPT_JSON},
+    {"offset", required_argument, NULL, OPT_OFFSET},
+    {"max-depth", required_argument, NULL, OPT_MAX_DEPTH},
+    {"yes", no_argument, NULL, OPT_YES},
+    {"help", no_argument, NULL, OPT_HELP},
+    {"version", no_argument, NULL, OPT_VERSION},
+    {NULL, 0, NULL, 0},
 };
 
 static bool take(Options *options, int option, const char *value)
@@ -247,7 +247,7 @@ void options_parse(Options *options, int argc, char **argv)
     bool seed_given = false;
     int option;
 
-    *options = (Options){ .depth = 32, .size = 4096, .count = 100000 };
+    *options = (Options){.depth = 32, .size = 4096, .count = 100000};
     opterr = 0;
     while ((option = getopt_long(argc, argv, ":wrd:s:c:h", long_options, NULL)) != -1) {
         if (option == OPT_HELP || option == 'h') {
@@ -262,8 +262,8 @@ void options_parse(Options *options, int argc, char **argv)
         seed_given |= option == OPT_SEED;
     }
     if (argc - optind != 1) {
-        die(EXIT_USAGE, "%s", argc == optind ? "IMAGE is missing (see --help)"
-                                             : "more than one IMAGE given");
+        die(EXIT_USAGE, "%s",
+            argc == optind ? "IMAGE is missing (see --help)" : "more than one IMAGE given");
     }
     options->image = argv[optind];
     check_combination(options, seed_given);

@@ -11,10 +11,10 @@ typedef struct Percentile {
 } Percentile;
 
 static const Percentile percentiles[] = {
-    { "p50", 500 },
-    { "p90", 900 },
-    { "p99", 990 },
-    { "p99.9", 999 },
+    {"p50", 500},
+    {"p90", 900},
+    {"p99", 990},
+    {"p99.9", 999},
 };
 
 enum { PERCENTILES = sizeof(percentiles) / sizeof(percentiles[0]) };
@@ -42,7 +42,7 @@ static const char *operation_name(const Pass *pass)
 
 static void print_bytes(uint64_t bytes)
 {
-    static const char *const units[] = { "bytes", "KiB", "MiB", "GiB", "TiB" };
+    static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
     unsigned unit = 0;
 
     while (unit < 4 && bytes >= 1024 && bytes % 1024 == 0) {
@@ -100,8 +100,7 @@ static void print_stats(const LaioStats *stats)
            stats->io_submit_calls, stats->largest_batch, stats->eagain);
     printf("nesting       deepest %" PRIu64 ", bound %u; %" PRIu64 " times at the bound, %" PRIu64
            " times resumed by completion_bh\n",
-           stats->deepest_nesting, laio_max_submit_depth(), stats->at_bound,
-           stats->bh_resumptions);
+           stats->deepest_nesting, laio_max_submit_depth(), stats->at_bound, stats->bh_resumptions);
 }
 
 void report_human(const Options *options, const Image *image, const Result *result)
@@ -173,18 +172,18 @@ static void json_stats(const LaioStats *stats)
         const char *name;
         uint64_t value;
     } fields[] = {
-        { "submitted", stats->submitted },
-        { "completed", stats->completed },
-        { "failed", stats->failed },
-        { "retried", stats->retried },
-        { "io_submit_calls", stats->io_submit_calls },
-        { "largest_batch", stats->largest_batch },
-        { "eagain", stats->eagain },
-        { "at_bound", stats->at_bound },
-        { "bh_resumptions", stats->bh_resumptions },
-        { "deepest_nesting", stats->deepest_nesting },
-        { "in_queue", stats->in_queue },
-        { "in_flight", stats->in_flight },
+        {"submitted", stats->submitted},
+        {"completed", stats->completed},
+        {"failed", stats->failed},
+        {"retried", stats->retried},
+        {"io_submit_calls", stats->io_submit_calls},
+        {"largest_batch", stats->largest_batch},
+        {"eagain", stats->eagain},
+        {"at_bound", stats->at_bound},
+        {"bh_resumptions", stats->bh_resumptions},
+        {"deepest_nesting", stats->deepest_nesting},
+        {"in_queue", stats->in_queue},
+        {"in_flight", stats->in_flight},
     };
     const char *separator = "\n";
 

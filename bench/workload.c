@@ -58,8 +58,8 @@ static void on_signal(int signal)
 /* The default comes back with the first one, so that a second Ctrl-C ends a run that is stuck. */
 static void catch_signals(void)
 {
-    static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
-    struct sigaction action = { .sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND };
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
     struct sigaction before;
 
     for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
@@ -108,10 +108,10 @@ static bool may_go_on(const Workload *w)
 static void fail_request(Workload *w, const Slot *slot, int os_errno)
 {
     if (w->failure.kind == FAILED_NOT) {
-        w->failure = (Failure){ .kind = FAILED_REQUEST,
-                                .operation = w->pass->operation,
-                                .offset = slot->offset,
-                                .os_errno = os_errno };
+        w->failure = (Failure){.kind = FAILED_REQUEST,
+                               .operation = w->pass->operation,
+                               .offset = slot->offset,
+                               .os_errno = os_errno};
     }
 }
 
@@ -133,12 +133,12 @@ static void check_buffer(Workload *w, const Slot *slot)
     size_t at = pattern_mismatch(data, slot->iov.iov_len, slot->offset, w->options->seed);
 
     if (at < slot->iov.iov_len && w->failure.kind == FAILED_NOT) {
-        w->failure = (Failure){ .kind = FAILED_BYTE,
-                                .operation = OP_READ,
-                                .offset = slot->offset,
-                                .byte = slot->offset + at,
-                                .expected = pattern_byte(slot->offset + at, w->options->seed),
-                                .found = data[at] };
+        w->failure = (Failure){.kind = FAILED_BYTE,
+                               .operation = OP_READ,
+                               .offset = slot->offset,
+                               .byte = slot->offset + at,
+                               .expected = pattern_byte(slot->offset + at, w->options->seed),
+                               .found = data[at]};
     }
 }
 
@@ -286,8 +286,7 @@ static void make_slots(Workload *w)
         Slot *slot = &w->slots[i];
 
         slot->workload = w;
-        slot->iov = (struct iovec){ .iov_base = w->buffers + i * stride,
-                                    .iov_len = options->size };
+        slot->iov = (struct iovec){.iov_base = w->buffers + i * stride, .iov_len = options->size};
         /* Not zeros, which storage may treat otherwise; and no page fault while measuring. */
         pattern_fill(slot->iov.iov_base, options->size, i * stride, options->seed);
     }
@@ -320,9 +319,9 @@ static void tear_down(Workload *w)
 
 void workload_run(const Options *options, const Image *image, Result *result)
 {
-    Workload w = { .options = options, .image = image };
+    Workload w = {.options = options, .image = image};
 
-    *result = (Result){ .passes = calloc(2, sizeof(Pass)) };
+    *result = (Result){.passes = calloc(2, sizeof(Pass))};
     if (!result->passes) {
         die(EXIT_IO, "no memory");
     }

@@ -12,8 +12,8 @@ typedef enum Operation { OP_READ, OP_WRITE } Operation;
 
 typedef struct Pass {
     Operation operation;
-    bool verified;        /* every byte read was compared */
-    uint64_t completed;   /* with success */
+    bool verified;      /* every byte read was compared */
+    uint64_t completed; /* with success */
     uint64_t elapsed_ns;
     Histogram latency_ns;
 } Pass;
@@ -24,7 +24,7 @@ typedef struct Failure {
     Operation operation;
     uint64_t offset; /* of the request */
     int os_errno;
-    uint64_t byte;   /* offset of the wrong byte in the image, */
+    uint64_t byte; /* offset of the wrong byte in the image, */
     uint8_t expected;
     uint8_t found;
 } Failure;

@@ -61,7 +61,8 @@ typedef struct Refused {
 
 static Refused refused_new(Valve valve)
 {
-    Refused refused = {.rig = rig_new(), .fd = test_file(O_DIRECT), .buffer = aligned_buffer(BLOCK)};
+    Refused refused = {
+        .rig = rig_new(), .fd = test_file(O_DIRECT), .buffer = aligned_buffer(BLOCK)};
     CHECK_EQ(pwrite(refused.fd, refused.buffer, BLOCK, 0), BLOCK);
     refused.io = io_of(QEMU_AIO_READ, refused.fd, 0, refused.buffer, BLOCK);
     valve_set(valve, refused.fd);
@@ -310,8 +311,8 @@ static void the_host_watches_a_timer_meanwhile(void)
         CHECK_EQ(refused.io.ret, 0);
         HostCounts after = host_counts(refused.rig.ctx);
         double elapsed = test_now() - period.since;
-        uint64_t calls = after.bh_calls + after.eventfd_calls - before.bh_calls
-                         - before.eventfd_calls;
+        uint64_t calls = after.bh_calls + after.eventfd_calls - before.bh_calls -
+                         before.eventfd_calls;
         if ((double)calls > ASKS_AT_ONCE + elapsed * 2 * ASKS_PER_SECOND) {
             FAIL("the host was kept busy: %llu calls in %.3f seconds", (unsigned long long)calls,
                  elapsed);
@@ -323,8 +324,8 @@ static void the_host_watches_a_timer_meanwhile(void)
 }
 
 #define HOSTS                                                                                      \
-    (HOST_QEMU | HOST_STRICT | HOST_PLAIN | HOST_MINIMAL | HOST_TWICE | HOST_ADAPTIVE | HOST_POLLED \
-     | HOST_LOCK | HOST_BUILTIN)
+    (HOST_QEMU | HOST_STRICT | HOST_PLAIN | HOST_MINIMAL | HOST_TWICE | HOST_ADAPTIVE |            \
+     HOST_POLLED | HOST_LOCK | HOST_BUILTIN)
 #define HEARING (HOST_QEMU | HOST_PLAIN | HOST_MINIMAL | HOST_LOCK)
 
 static const TestCase cases[] = {

@@ -21,7 +21,7 @@ typedef enum Wait {
     IN_STATE_CO_SUBMIT,
     IN_CO_SUBMIT,
     IN_POLL,
-    IN_CLEANUP, /* for a request in flight */
+    IN_CLEANUP,              /* for a request in flight */
     IN_CLEANUP_WITHOUT_ROOM, /* for the kernel to take it */
     WAITS,
 } Wait;
@@ -44,8 +44,8 @@ static void in_the_wait(Waiter *waiter)
     case IN_STATE_CO_SUBMIT:
     case IN_CO_SUBMIT:
         atomic_store(&waiter->waits, true);
-        io_completed(io, way_co_submit(waiter->wait == IN_CO_SUBMIT ? WAY_QEMU : WAY_STATE,
-                                       rig.state, io));
+        io_completed(
+            io, way_co_submit(waiter->wait == IN_CO_SUBMIT ? WAY_QEMU : WAY_STATE, rig.state, io));
         break;
     case IN_POLL:
         io_start(rig.state, io);
@@ -240,8 +240,7 @@ static const TestCase cases[] = {
      HOST_BUILTIN},
     {"a thread is cancelled in cleanup", a_thread_is_cancelled_in_cleanup,
      HOST_QEMU | HOST_PLAIN | HOST_MINIMAL | HOST_BUILTIN},
-    {"a thread is cancelled in cleanup without room",
-     a_thread_is_cancelled_in_cleanup_without_room,
+    {"a thread is cancelled in cleanup without room", a_thread_is_cancelled_in_cleanup_without_room,
      HOST_QEMU | HOST_PLAIN | HOST_MINIMAL | HOST_BUILTIN},
     {"a cancelled thread calls every function", a_cancelled_thread_calls_every_function,
      HOST_BUILTIN},

@@ -103,9 +103,8 @@ static void shoot(Chaos *chaos)
     unsigned file = choose(chaos, FILES);
     Shot *shot = calloc(1, sizeof(*shot));
     CHECK(shot);
-    *shot = (Shot){.chaos = chaos,
-                   .iov = {chaos->buffer, BLOCK},
-                   .expected = file == FILES - 1 ? -EBADF : 0};
+    *shot = (Shot){
+        .chaos = chaos, .iov = {chaos->buffer, BLOCK}, .expected = file == FILES - 1 ? -EBADF : 0};
     bool by_coroutine = host->coroutines && !host->builtin && choose(chaos, 3) == 0;
     if (by_coroutine && !in_coroutine()) {
         coroutine_enter(coroutine_new(co_shoot, shot));

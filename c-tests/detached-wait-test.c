@@ -127,9 +127,15 @@ static void *attacher(void *opaque)
 
 static void wait_detached(Attacher who, Where where, Way way)
 {
-    Scene scene = {.rig = rig_new(), .held_fd = test_file(O_DIRECT), .hole_fd = hole_file(),
-                   .other_fd = hole_file(), .buffer = aligned_buffer(3 * BLOCK), .attacher = who,
-                   .where = where, .way = way, .waiter = pthread_self()};
+    Scene scene = {.rig = rig_new(),
+                   .held_fd = test_file(O_DIRECT),
+                   .hole_fd = hole_file(),
+                   .other_fd = hole_file(),
+                   .buffer = aligned_buffer(3 * BLOCK),
+                   .attacher = who,
+                   .where = where,
+                   .way = way,
+                   .waiter = pthread_self()};
     pthread_t thread;
     test_context("attacher %d, request %d, way %d", who, where, way);
     scene.other = state_new();

@@ -226,8 +226,8 @@ static void next(void *opaque, int ret)
 
 static Storm storm_new(uint64_t total)
 {
-    Storm storm = {.rig = rig_new(), .fd = hole_file(), .iov = {aligned_buffer(BLOCK), BLOCK},
-                   .total = total};
+    Storm storm = {
+        .rig = rig_new(), .fd = hole_file(), .iov = {aligned_buffer(BLOCK), BLOCK}, .total = total};
     watched_state = storm.rig.state;
     for (int i = 0; i < FDS_MAX && !host->builtin; i++) {
         if (bhs[i].bh) {
@@ -453,7 +453,9 @@ static void from_outside(unsigned bit)
     {text ", counted in qemu", name##_qemu, 0}, {text ", counted in strict", name##_strict, 0},    \
         {text ", counted in plain", name##_plain, 0},                                              \
         {text ", counted in adaptive", name##_adaptive, 0},                                        \
-        {text ", counted in builtin", name##_builtin, 0}
+    {                                                                                              \
+        text ", counted in builtin", name##_builtin, 0                                             \
+    }
 
 IN_HOSTS(storms, storms)
 IN_HOSTS(nested, nested_storms)

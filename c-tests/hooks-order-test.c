@@ -47,9 +47,10 @@ typedef enum Deed {
 } Deed;
 
 static const char *const hook_names[HOOKS] = {
-    "bh_new", "bh_schedule", "bh_cancel", "bh_delete", "set_event_notifier",
-    "set_event_notifier(NULL)", "defer_begin", "defer_call", "defer_end", "context_acquire",
-    "context_release", "coroutine_wake",
+    "bh_new",          "bh_schedule",        "bh_cancel",
+    "bh_delete",       "set_event_notifier", "set_event_notifier(NULL)",
+    "defer_begin",     "defer_call",         "defer_end",
+    "context_acquire", "context_release",    "coroutine_wake",
 };
 static const char *const deed_names[DEEDS] = {
     "submit", "co_submit", "plug", "poll", "wake all", "detach", "attach", "reattach", "clean up",
@@ -125,8 +126,7 @@ static void start_coroutine(void)
         return;
     }
     scene.slept++;
-    *sleeper = (Sleeper){
-        .io = io_of(QEMU_AIO_READ, scene.fd, hole * BLOCK, scene.buffer, BLOCK)};
+    *sleeper = (Sleeper){.io = io_of(QEMU_AIO_READ, scene.fd, hole * BLOCK, scene.buffer, BLOCK)};
     sleeper->co = coroutine_new(co_sleep, sleeper);
     coroutine_enter(sleeper->co);
 }
@@ -152,8 +152,8 @@ static void wake_all(void)
 {
     for (unsigned i = 0; i < scene.slept; i++) {
         Sleeper *sleeper = &scene.sleepers[i];
-        if (sleeper->waits && !sleeper->wake_pending && !coroutine_entered(sleeper->co)
-            && sleeper->co != coroutine_self()) {
+        if (sleeper->waits && !sleeper->wake_pending && !coroutine_entered(sleeper->co) &&
+            sleeper->co != coroutine_self()) {
             coroutine_enter(sleeper->co);
         }
     }

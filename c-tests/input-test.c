@@ -376,7 +376,11 @@ typedef struct Hook {
     const char *name;
     size_t offset;
 } Hook;
-#define HOOK(name) {#name, offsetof(LaioHostOps, name)}
+/* clang-format off: lists of names */
+#define HOOK(name)                                                                                 \
+    {                                                                                              \
+#name, offsetof(LaioHostOps, name)                                                         \
+    }
 
 static void remove_hook(LaioHostOps *ops, const Hook *hook)
 {
@@ -387,12 +391,8 @@ static void remove_hook(LaioHostOps *ops, const Hook *hook)
 static void a_missing_required_hook_is_named(void)
 {
     static const Hook required[] = {
-        HOOK(bh_new),
-        HOOK(bh_schedule),
-        HOOK(bh_cancel),
-        HOOK(bh_delete),
-        HOOK(set_event_notifier),
-        HOOK(current_aio_context),
+        HOOK(bh_new),          HOOK(bh_schedule),        HOOK(bh_cancel),
+        HOOK(bh_delete),       HOOK(set_event_notifier), HOOK(current_aio_context),
         HOOK(linux_aio_state),
     };
     for (size_t i = 0; i < sizeof(required) / sizeof(required[0]); i++) {
@@ -409,10 +409,11 @@ static void a_missing_required_hook_is_named(void)
 static void an_incomplete_group_of_hooks_is_named(void)
 {
     static const Hook grouped[] = {
-        HOOK(coroutine_self), HOOK(coroutine_yield), HOOK(coroutine_entered), HOOK(coroutine_wake),
-        HOOK(defer_begin),    HOOK(defer_call),      HOOK(defer_end),         HOOK(context_acquire),
-        HOOK(context_release),
+        HOOK(coroutine_self), HOOK(coroutine_yield), HOOK(coroutine_entered),
+        HOOK(coroutine_wake), HOOK(defer_begin),     HOOK(defer_call),
+        HOOK(defer_end),      HOOK(context_acquire), HOOK(context_release),
     };
+    /* clang-format on */
     for (size_t i = 0; i < sizeof(grouped) / sizeof(grouped[0]); i++) {
         LaioHostOps ops = host_ops(complete);
         remove_hook(&ops, &grouped[i]);

@@ -197,8 +197,8 @@ static unsigned long dirty_kilobytes(const void *page)
     while (fgets(line, sizeof(line), smaps)) {
         if (sscanf(line, "%lx-%lx ", &start, &end) == 2) {
             ours = start == (uintptr_t)page;
-        } else if (ours && (sscanf(line, "Private_Dirty: %lu", &kilobytes) == 1
-                            || sscanf(line, "Shared_Dirty: %lu", &kilobytes) == 1)) {
+        } else if (ours && (sscanf(line, "Private_Dirty: %lu", &kilobytes) == 1 ||
+                            sscanf(line, "Shared_Dirty: %lu", &kilobytes) == 1)) {
             dirty += kilobytes;
         }
     }
@@ -261,8 +261,8 @@ static void vectors_are_scattered_and_gathered(void)
     int fd = test_file(0);
     char *memory = aligned_buffer(4 * BLOCK), *content = aligned_buffer(BLOCK);
     struct iovec iov[PARTS] = {
-        {memory + 8000, 700}, {memory, 0}, {memory + 9999, 1}, {memory + 100, 3000},
-        {memory + 4000, 395},
+        {memory + 8000, 700}, {memory, 0},          {memory + 9999, 1},
+        {memory + 100, 3000}, {memory + 4000, 395},
     };
     uint64_t seed = 17;
     FOR_EACH_WAY(way) {
@@ -551,8 +551,8 @@ static const TestCase cases[] = {
     {"zone append writes at its offset", zone_append_writes_at_its_offset, HOST_HEARING},
     {"vectors are scattered and gathered", vectors_are_scattered_and_gathered, HOST_HEARING},
     {"short read is filled with zeros", short_read_is_filled_with_zeros, HOST_HEARING},
-    {"short read is filled with zeros with O_DIRECT",
-     short_read_is_filled_with_zeros_with_o_direct, HOST_HEARING},
+    {"short read is filled with zeros with O_DIRECT", short_read_is_filled_with_zeros_with_o_direct,
+     HOST_HEARING},
     {"/dev/full is what the kernel says", dev_full_is_what_the_kernel_says, HOST_HEARING},
     {"full file system is ENOSPC after what still went in",
      full_file_system_is_enospc_after_what_still_went_in, HOST_HEARING},

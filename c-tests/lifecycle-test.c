@@ -27,8 +27,7 @@ static Bunch bunch_new(bool hole)
         CHECK_EQ(pwrite(bunch.fd, bunch.buffer, COUNT * BLOCK, 0), COUNT * BLOCK);
     }
     for (unsigned i = 0; i < COUNT; i++) {
-        bunch.ios[i] =
-            io_of(QEMU_AIO_READ, bunch.fd, i * BLOCK, bunch.buffer + i * BLOCK, BLOCK);
+        bunch.ios[i] = io_of(QEMU_AIO_READ, bunch.fd, i * BLOCK, bunch.buffer + i * BLOCK, BLOCK);
     }
     return bunch;
 }
@@ -255,8 +254,8 @@ static void late_comer_completed(void *opaque, int ret)
 {
     LateComer *late = opaque;
     io_completed(late->io, ret);
-    late->answer = laio_state_submit(late->state, late->io->fd, 0, &late->io->one, 1,
-                                     QEMU_AIO_READ, 0, 0, io_completed, late->io);
+    late->answer = laio_state_submit(late->state, late->io->fd, 0, &late->io->one, 1, QEMU_AIO_READ,
+                                     0, 0, io_completed, late->io);
 }
 
 static void cleanup_completes_what_is_outstanding(void)
@@ -346,8 +345,8 @@ static void cleanup_from_within_a_completion_is_refused(void)
         for (unsigned i = 0; i < COUNT; i++) {
             Io *io = &bunch.ios[i];
             suicides[i] = (Suicide){rig.state, io};
-            CHECK_EQ(laio_state_submit(rig.state, io->fd, io->offset, &io->one, 1, QEMU_AIO_READ,
-                                       0, 0, suicide_completed, &suicides[i]),
+            CHECK_EQ(laio_state_submit(rig.state, io->fd, io->offset, &io->one, 1, QEMU_AIO_READ, 0,
+                                       0, suicide_completed, &suicides[i]),
                      0);
         }
         laio_state_io_unplug(rig.state, 0);

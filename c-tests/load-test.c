@@ -427,7 +427,8 @@ static void transfer_completed(void *opaque, int ret)
     if (transfer_next(transfer)) {
         Io *io = &transfer->io;
         CHECK_EQ(laio_state_submit(transfer->shadow->rig.state, io->fd, io->offset, io->iov,
-                                   io->iovcnt, io->type, io->flags, 0, transfer_completed, transfer),
+                                   io->iovcnt, io->type, io->flags, 0, transfer_completed,
+                                   transfer),
                  0);
     }
 }

@@ -238,8 +238,7 @@ static void take_at_once(bool maker_takes_part)
     file = test_file(0);
     test_watch(HANG_SECONDS);
     for (unsigned i = 0; i < 2; i++) {
-        racers[i] = (Racer){&state, &ctx, i == 0 && maker_takes_part, rounds, i,
-                            calloc(rounds, 1)};
+        racers[i] = (Racer){&state, &ctx, i == 0 && maker_takes_part, rounds, i, calloc(rounds, 1)};
         CHECK(racers[i].answers);
     }
     if (maker_takes_part) {

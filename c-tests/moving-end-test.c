@@ -102,8 +102,8 @@ static Io parted(int fd, uint64_t offset, char *memory, size_t bytes, unsigned p
 }
 
 static const unsigned sizes[] = {1000, 513, 4095, 4097, 1, 511, 12289};
-static const unsigned growth[][3] = {{1, 1, 1}, {513, 1000, 7}, {4096, 4096, 4096},
-                                     {4095, 4097, 3}, {60000, 1, 1}};
+static const unsigned growth[][3] = {
+    {1, 1, 1}, {513, 1000, 7}, {4096, 4096, 4096}, {4095, 4097, 3}, {60000, 1, 1}};
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
 /* The file grows between each answer of the kernel and the library's next step. */

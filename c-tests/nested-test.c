@@ -298,8 +298,8 @@ static void synchronous_completed(void *opaque, int ret)
 
 static void a_completion_submits_synchronously(void)
 {
-    Synchronous s = {.rig = rig_new(), .fd = hole_file(), .buffer = aligned_buffer(BLOCK),
-                     .left = 500};
+    Synchronous s = {
+        .rig = rig_new(), .fd = hole_file(), .buffer = aligned_buffer(BLOCK), .left = 500};
     s.iov = (struct iovec){s.buffer, BLOCK};
     CHECK_EQ(laio_state_submit(s.rig.state, s.fd, 0, &s.iov, 1, QEMU_AIO_READ, 0, 0,
                                synchronous_completed, &s),
@@ -313,8 +313,8 @@ static void a_completion_submits_synchronously(void)
 }
 
 static const TestCase cases[] = {
-    {"a completion at the bound waits for a request",
-     a_completion_at_the_bound_waits_for_a_request, HOST_ANY},
+    {"a completion at the bound waits for a request", a_completion_at_the_bound_waits_for_a_request,
+     HOST_ANY},
     {"nested event loops nest", nested_event_loops_nest, HOST_ANY},
     {"a completion at the bound waits for another state",
      a_completion_at_the_bound_waits_for_another_state, HOST_ANY},

@@ -166,8 +166,10 @@ static void start_all(bool coroutines)
 static void scene_run(Deed deed, Where where, bool coroutines)
 {
     test_context("deed %d, requests %d, coroutines %d", deed, where, coroutines);
-    scene = (Scene){.elsewhere = host_context_new(), .fd = test_file(O_DIRECT),
-                    .buffer = aligned_buffer(8 * BLOCK), .deed = deed};
+    scene = (Scene){.elsewhere = host_context_new(),
+                    .fd = test_file(O_DIRECT),
+                    .buffer = aligned_buffer(8 * BLOCK),
+                    .deed = deed};
     scene.rig = rig_new();
     scene.other = state_new();
     laio_attach_aio_context(scene.other, scene.rig.ctx);

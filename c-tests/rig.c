@@ -158,10 +158,10 @@ int way_co_submit(Way way, LinuxAioState *s, Io *io)
         bytes += qiov.iov[i].iov_len;
     }
     qiov.size = bytes;
-    return way == WAY_STATE ? laio_state_co_submit(s, io->fd, io->offset, &qiov, io->type,
-                                                   io->flags, io->dev_max_batch)
-                            : laio_co_submit(io->fd, io->offset, &qiov, io->type, io->flags,
-                                             io->dev_max_batch);
+    return way == WAY_STATE
+               ? laio_state_co_submit(s, io->fd, io->offset, &qiov, io->type, io->flags,
+                                      io->dev_max_batch)
+               : laio_co_submit(io->fd, io->offset, &qiov, io->type, io->flags, io->dev_max_batch);
 }
 
 typedef struct CoRequest {

@@ -54,8 +54,11 @@ static void stack_completed(void *opaque, int ret)
 static void measure(uint64_t dev_max_batch, const char *what)
 {
     CHECK_EQ(laio_set_max_submit_depth(LEVELS), 0);
-    Stack stack = {.rig = rig_new(), .fd = hole_file(), .iov = {aligned_buffer(BLOCK), BLOCK},
-                   .dev_max_batch = dev_max_batch, .left = LEVELS};
+    Stack stack = {.rig = rig_new(),
+                   .fd = hole_file(),
+                   .iov = {aligned_buffer(BLOCK), BLOCK},
+                   .dev_max_batch = dev_max_batch,
+                   .left = LEVELS};
     /* One descent, to the bound and no further. */
     stack_submit(&stack);
     CHECK_EQ(stack.left, 0);

@@ -228,7 +228,9 @@ static void *ping_pong_thread(void *opaque)
     const unsigned bounds[] = {1, 8, 64};
     for (int i = 0; i < 3; i++) {
         CHECK_EQ(laio_set_max_submit_depth(bounds[i]), 0);
-        PingPong game = {.rig = rig_new(), .other = state_new(), .fd = hole_file(),
+        PingPong game = {.rig = rig_new(),
+                         .other = state_new(),
+                         .fd = hole_file(),
                          .iov = {aligned_buffer(BLOCK), BLOCK},
                          .total = test_scaled(50000, 1000)};
         laio_attach_aio_context(game.other, game.rig.ctx);
@@ -285,7 +287,10 @@ static void *failing_thread(void *opaque)
     Rig rig = rig_new();
     int closed = hole_file();
     close(closed);
-    Failing failing = {.state = rig.state, .iov = {buffer, BLOCK}, .closed = closed, .started = 1,
+    Failing failing = {.state = rig.state,
+                       .iov = {buffer, BLOCK},
+                       .closed = closed,
+                       .started = 1,
                        .total = test_scaled(50000, 1000)};
     CHECK_EQ(laio_state_submit(rig.state, closed, 0, &failing.iov, 1, QEMU_AIO_READ, 0, 0,
                                failing_completed, &failing),
@@ -319,16 +324,15 @@ static void depth_bound_is_1_to_64(void)
 }
 
 #define STORMY                                                                                     \
-    (HOST_QEMU | HOST_STRICT | HOST_PLAIN | HOST_MINIMAL | HOST_POLLED | HOST_BUILTIN | HOST_DEAF  \
-     | HOST_DEAF_PLAIN)
+    (HOST_QEMU | HOST_STRICT | HOST_PLAIN | HOST_MINIMAL | HOST_POLLED | HOST_BUILTIN |            \
+     HOST_DEAF | HOST_DEAF_PLAIN)
 
 static const TestCase cases[] = {
     {"the depth bound is 1 to 64", depth_bound_is_1_to_64, 0},
     {"a million chained requests on a small stack", a_million_chained_requests_on_a_small_stack,
      HOST_QEMU | HOST_PLAIN | HOST_BUILTIN | HOST_DEAF},
     {"chained requests of a coroutine on a small stack",
-     chained_requests_of_a_coroutine_on_a_small_stack,
-     STORMY & ~(HOST_BUILTIN | HOST_MINIMAL)},
+     chained_requests_of_a_coroutine_on_a_small_stack, STORMY & ~(HOST_BUILTIN | HOST_MINIMAL)},
     {"chains over two states share the bound", chains_over_two_states_share_the_bound, STORMY},
     {"a chain from state to state shares the bound", a_chain_from_state_to_state_shares_the_bound,
      STORMY},

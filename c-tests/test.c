@@ -303,9 +303,8 @@ static bool run(const TestCase *test, const HostVariant *variant, unsigned numbe
         }
     }
     bool ok = describe_end(status);
-    printf("%s %u - %s%s%s%s\n", ok ? "ok" : "not ok", number, test->name,
-           variant ? ", host " : "", variant ? variant->name : "",
-           skipped(status) ? " # SKIP" : "");
+    printf("%s %u - %s%s%s%s\n", ok ? "ok" : "not ok", number, test->name, variant ? ", host " : "",
+           variant ? variant->name : "", skipped(status) ? " # SKIP" : "");
     close(captured);
     return ok;
 }
@@ -326,8 +325,8 @@ static unsigned wanted_hosts(void)
     while (*names) {
         size_t length = strcspn(names, ",");
         int v = 0;
-        while (v < HOST_VARIANTS && (strlen(host_variants[v].name) != length
-                                     || strncmp(host_variants[v].name, names, length) != 0)) {
+        while (v < HOST_VARIANTS && (strlen(host_variants[v].name) != length ||
+                                     strncmp(host_variants[v].name, names, length) != 0)) {
             v++;
         }
         if (v == HOST_VARIANTS) {

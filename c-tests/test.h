@@ -46,7 +46,7 @@ _Noreturn void test_fail(const char *file, int line, const char *format, ...)
     do {                                                                                           \
         long long check_a = (long long)(a), check_b = (long long)(b);                              \
         if (!(check_a operator check_b)) {                                                         \
-            FAIL("%s " #operator " %s: %lld and %lld", #a, #b, check_a, check_b);                  \
+            FAIL("%s " #operator" %s: %lld and %lld", #a, #b, check_a, check_b);                   \
         }                                                                                          \
     } while (0)
 

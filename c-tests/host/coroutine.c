@@ -145,12 +145,13 @@ static Coroutine *stack_new(void)
     Coroutine *co = calloc(1, sizeof(*co));
     void *stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-    if (!co || stack == MAP_FAILED || mprotect(stack, GUARD_BYTES, PROT_NONE) != 0
-        || getcontext(&co->context) != 0) {
+    if (!co || stack == MAP_FAILED || mprotect(stack, GUARD_BYTES, PROT_NONE) != 0 ||
+        getcontext(&co->context) != 0) {
         die("no memory for a stack");
     }
     co->stack = stack;
-    co->stack_id = VALGRIND_STACK_REGISTER((char *)stack + GUARD_BYTES, (char *)stack + STACK_BYTES);
+    co->stack_id = VALGRIND_STACK_REGISTER((char *)stack + GUARD_BYTES,
+                                           (char *)stack + STACK_BYTES);
     co->context.uc_stack.ss_sp = (char *)stack + GUARD_BYTES;
     co->context.uc_stack.ss_size = STACK_BYTES - GUARD_BYTES;
     makecontext(&co->context, trampoline, 0);

@@ -54,7 +54,7 @@ enum {
     HOST_POLLED = 1 << 6,
     HOST_LOCK = 1 << 7,
     HOST_BUILTIN = 1 << 8,
-    HOST_DEAF = 1 << 9,       /* the eventfd is never delivered, and nothing polls */
+    HOST_DEAF = 1 << 9,        /* the eventfd is never delivered, and nothing polls */
     HOST_DEAF_PLAIN = 1 << 10, /* the same, without deferral hooks */
 };
 #define HOST_VARIANTS 11

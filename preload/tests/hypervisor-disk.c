@@ -39,8 +39,8 @@ void laio_detach_aio_context(LinuxAioState *s, AioContext *old_context)
     (void)old_context;
 }
 
-int laio_co_submit(int fd, uint64_t offset, QEMUIOVector *qiov, int type,
-                   BdrvRequestFlags flags, uint64_t dev_max_batch)
+int laio_co_submit(int fd, uint64_t offset, QEMUIOVector *qiov, int type, BdrvRequestFlags flags,
+                   uint64_t dev_max_batch)
 {
     ssize_t done;
 

@@ -81,8 +81,7 @@ static void bh_delete(QEMUBH *bh)
 }
 
 static void set_event_notifier(AioContext *context, int fd, void (*io_read)(void *),
-                               bool (*io_poll)(void *), void (*io_poll_ready)(void *),
-                               void *opaque)
+                               bool (*io_poll)(void *), void (*io_poll_ready)(void *), void *opaque)
 {
     (void)io_poll;
     (void)io_poll_ready;

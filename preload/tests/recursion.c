@@ -30,19 +30,19 @@ enum {
 struct queue {
     io_context_t context;
     int eventfd;
-    bool with_eventfd;   /* requests signal it */
-    bool drained;        /* somebody reads it before every call */
-    long left;           /* requests still to be made */
-    bool blocked;        /* io_submit said EAGAIN, with a request in hand */
+    bool with_eventfd; /* requests signal it */
+    bool drained;      /* somebody reads it before every call */
+    long left;         /* requests still to be made */
+    bool blocked;      /* io_submit said EAGAIN, with a request in hand */
     unsigned depth;
-    unsigned deepest;    /* that submitted */
+    unsigned deepest; /* that submitted */
     unsigned refused;
-    unsigned refused_at; /* the depth of the last refusal */
+    unsigned refused_at;    /* the depth of the last refusal */
     unsigned event_loop_at; /* depth at which an event loop runs, once; 0 for never */
     bool unnamed_event_loop;
     unsigned deepest_below_event_loop;
     void (*between)(void); /* runs at every level */
-    bool varying;        /* frames of a size that changes */
+    bool varying;          /* frames of a size that changes */
     struct iocb iocb;
     char buffer[512];
 };

@@ -34,14 +34,14 @@ enum {
 
 /* What a level does about EAGAIN. */
 enum answer {
-    AGAIN,       /* here, after taking the completions */
-    SLEEP,       /* here, a little later */
-    WAIT,        /* here, after waiting for a completion, which the ring must have one of */
-    RETURN,      /* leaves it to the level above, which tries again */
-    GIVE_UP,     /* leaves it to the top, which begins anew */
-    OTHER,       /* here, but with something else first */
-    DROP,        /* goes on without it */
-    FAIL,        /* is lost: nothing is in flight, so it cannot be */
+    AGAIN,   /* here, after taking the completions */
+    SLEEP,   /* here, a little later */
+    WAIT,    /* here, after waiting for a completion, which the ring must have one of */
+    RETURN,  /* leaves it to the level above, which tries again */
+    GIVE_UP, /* leaves it to the top, which begins anew */
+    OTHER,   /* here, but with something else first */
+    DROP,    /* goes on without it */
+    FAIL,    /* is lost: nothing is in flight, so it cannot be */
 };
 
 static int file;

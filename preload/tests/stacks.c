@@ -131,8 +131,8 @@ static __attribute__((noinline)) void descend(int levels, size_t room)
 
 static char *map(size_t pages, int protection)
 {
-    char *memory = mmap(NULL, pages * PAGE, protection,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *memory = mmap(NULL, pages * PAGE, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                        -1, 0);
 
     assert(memory != MAP_FAILED);
     return memory;
@@ -294,11 +294,26 @@ static void bare_stacks(void)
     char *stack = memory + PAGE;
     size_t size = 32 * PAGE;
     uintptr_t garbage[] = {
-        0, 1, 8, PAGE, 0xdeadbeef, 0x8000000000000000, UINTPTR_MAX, UINTPTR_MAX - 7,
-        (uintptr_t)memory, (uintptr_t)stack, (uintptr_t)(stack + size),
-        (uintptr_t)first_function, (uintptr_t)first_function + 5, (uintptr_t)jump_to,
-        (uintptr_t)descend, (uintptr_t)descend + 1, (uintptr_t)io_submit,
-        (uintptr_t)&garbage, (uintptr_t)nest, (uintptr_t)request,
+        0,
+        1,
+        8,
+        PAGE,
+        0xdeadbeef,
+        0x8000000000000000,
+        UINTPTR_MAX,
+        UINTPTR_MAX - 7,
+        (uintptr_t)memory,
+        (uintptr_t)stack,
+        (uintptr_t)(stack + size),
+        (uintptr_t)first_function,
+        (uintptr_t)first_function + 5,
+        (uintptr_t)jump_to,
+        (uintptr_t)descend,
+        (uintptr_t)descend + 1,
+        (uintptr_t)io_submit,
+        (uintptr_t)&garbage,
+        (uintptr_t)nest,
+        (uintptr_t)request,
     };
     void (*functions[])(void) = {descend_all, one_request, nested_with_array, nested_tightly};
 
