@@ -6,6 +6,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=tools/lib/steps.sh
 source tools/lib/steps.sh
 
+# Of what is private as well: its readers work on it, and follow its links.
+documentation() {
+    RUSTDOCFLAGS='-Dwarnings -Arustdoc::private_intra_doc_links' \
+        cargo doc --quiet --locked --no-deps --workspace --document-private-items
+}
+
 shell_scripts() { git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck; }
 
 # For the Rust that Cargo.toml declares, if it is here; clippy looks in any case.
@@ -33,8 +39,10 @@ other_architecture() {
 
 step 'cargo fmt' cargo fmt --all --check
 step clippy cargo clippy --workspace --all-targets --locked -- -D warnings
+step 'cargo doc' documentation
 step 'minimum Rust' minimum_rust
 step 'another architecture' other_architecture
+step 'C format' tools/format-c.sh --check
 step shellcheck shell_scripts
 step crates tools/crates.sh
 all_passed
