@@ -21,6 +21,7 @@ use crate::host::{AioContext, Error, Host, report};
 use crate::kernel::{Kernel, SetupError};
 use crate::qiov::{BdrvRequestFlags, QEMUIOVector, io_of_qiov};
 use crate::request::{CompletionCallback, Io};
+use crate::wait::Uncancelled;
 use crate::{LaioStats, State};
 
 const EINVAL: c_int = -libc::EINVAL;
@@ -65,6 +66,7 @@ pub unsafe fn cleanup<K: Kernel, H: Host>(
     before: impl FnOnce(&State<K, H>),
 ) {
     const NAME: &str = "laio_cleanup";
+    let _uncancelled = Uncancelled::enter();
     // SAFETY: null or a state of this front.
     let Some(state) = (unsafe { state_or_report(host, s, NAME, NULL_STATE) }) else {
         return;
@@ -85,6 +87,7 @@ pub unsafe fn cleanup<K: Kernel, H: Host>(
 /// Lets `context` serve the state, or reports why not.
 pub unsafe fn attach<K: Kernel, H: Host>(host: H, s: *mut State<K, H>, context: *mut AioContext) {
     const NAME: &str = "laio_attach_aio_context";
+    let _uncancelled = Uncancelled::enter();
     // SAFETY: null or a state of this front.
     let Some(state) = (unsafe { state_or_report(host, s, NAME, NULL_STATE) }) else {
         return;
@@ -100,6 +103,7 @@ pub unsafe fn attach<K: Kernel, H: Host>(host: H, s: *mut State<K, H>, context: 
 /// Ends the service of `context`, or reports why not; and what is outstanding.
 pub unsafe fn detach<K: Kernel, H: Host>(host: H, s: *mut State<K, H>, context: *mut AioContext) {
     const NAME: &str = "laio_detach_aio_context";
+    let _uncancelled = Uncancelled::enter();
     // SAFETY: null or a state of this front.
     let Some(state) = (unsafe { state_or_report(host, s, NAME, NULL_STATE) }) else {
         return;

@@ -9,6 +9,7 @@ use std::fmt;
 use std::os::fd::RawFd;
 
 use crate::errno::Errno;
+use crate::wait::Uncancelled;
 
 /// Opaque types of the host. The library only hands their pointers back.
 macro_rules! opaque {
@@ -114,6 +115,8 @@ pub trait Host: Copy {
     /// Whether the calling thread may use what is attached to `context`.
     fn is_home(self, context: *mut AioContext) -> bool;
 
+    /// Whether completions run under a lock. Without it the two below are not called.
+    fn has_lock(self) -> bool;
     /// Locks `context` around completions, in hosts old enough to want it.
     fn context_acquire(self, context: *mut AioContext);
     /// Ends that.
@@ -127,6 +130,7 @@ pub trait Host: Copy {
 
 /// Tells a human, in one line of the host's log, that `function` refused something for `reason`.
 pub fn report<H: Host>(host: H, function: &str, reason: impl fmt::Display) {
+    let _uncancelled = Uncancelled::enter();
     let line = format!("{}: {function}: {reason}", H::NAME).replace('\0', " ");
     // Without NULs it cannot fail; and a line is not worth a panic.
     host.log(&CString::new(line).unwrap_or_default());

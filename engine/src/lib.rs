@@ -26,7 +26,7 @@ mod queue;
 pub mod request;
 mod state;
 mod stats;
-mod wait;
+pub mod wait;
 
 pub use state::{Refusal, State};
 pub use stats::LaioStats;

@@ -6,6 +6,7 @@
 //! that is gone, and states that count a frame which never ends. So the waits are made by syscall(2),
 //! which is none: the call is finished, and the thread is cancelled at its next point of its own.
 
+use std::ffi::c_int;
 use std::os::fd::RawFd;
 use std::ptr;
 use std::time::Duration;
@@ -34,4 +35,35 @@ pub fn clear_eventfd(fd: RawFd) {
     let mut count = 0u64;
     // SAFETY: reads eight bytes into eight bytes. EAGAIN means that it is clear already.
     unsafe { libc::syscall(libc::SYS_read, fd, &raw mut count, size_of::<u64>()) };
+}
+
+unsafe extern "C" {
+    // In every libc with threads; the crate libc does not have it for all of them.
+    fn pthread_setcancelstate(state: c_int, old: *mut c_int) -> c_int;
+}
+
+const PTHREAD_CANCEL_DISABLE: c_int = 1;
+
+/// Keeps the calling thread from being cancelled until it is dropped: where descriptors are closed,
+/// lines are written, and code of the host runs that may do so.
+#[must_use]
+pub struct Uncancelled {
+    before: c_int,
+}
+
+impl Uncancelled {
+    /// Until it is dropped, on the same thread.
+    pub fn enter() -> Self {
+        let mut before = 0;
+        // SAFETY: writes the state from before to a place that holds one.
+        unsafe { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &mut before) };
+        Self { before }
+    }
+}
+
+impl Drop for Uncancelled {
+    fn drop(&mut self) {
+        // SAFETY: as in `enter`.
+        unsafe { pthread_setcancelstate(self.before, &mut 0) };
+    }
 }

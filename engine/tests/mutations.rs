@@ -37,9 +37,9 @@ const MUTATIONS: &[Mutation] = mutations! {
     "state/submit.rs": "completion_bh is cancelled after the nested submission",
         "        self.reap(frame.thread());\n        self.end_section();\n" =>
         "        self.reap(frame.thread());\n        self.end_section();\n        if ON { if self.bh_scheduled.get() { self.cancel_bh(); } return; }\n";
-    "state/handlers.rs": "the event loop's entry leaves what owners plugged meanwhile",
-        "if !self.queue.is_empty() && self.may_submit() {" =>
-        "if !self.queue.is_empty() && self.may_submit() && !ON {";
+    "state/handlers.rs": "the event loop's entry submits nothing",
+        "if !self.queue.is_empty() && self.is_attached() {" =>
+        "if !self.queue.is_empty() && self.is_attached() && !ON {";
     "state/complete.rs": "completion_bh is not scheduled while a callback runs",
         "self.schedule_bh();\n                // SAFETY: given together" =>
         "if !ON { self.schedule_bh(); }\n                // SAFETY: given together";
@@ -183,9 +183,6 @@ const MUTATIONS: &[Mutation] = mutations! {
     "state/batch.rs": "another state's owner waits in the section's end for what nobody resumes",
         "if !self.queue.is_empty() && self.needs_bh() {" =>
         "if !self.queue.is_empty() && self.needs_bh() && !ON {";
-    "state/handlers.rs": "what is queued is submitted after the section's end",
-        "if !self.queue.is_empty() && self.is_attached() {\n            self.ioq_submit();\n        }\n        self.end_section();" =>
-        "if !self.queue.is_empty() && self.is_attached() && !ON {\n            self.ioq_submit();\n        }\n        self.end_section();\n        if ON && !self.queue.is_empty() && self.is_attached() { self.ioq_submit(); }";
 
     // The budget of owners.
     "state/complete.rs": "completions beyond the budget wait for the next one",
@@ -198,8 +195,6 @@ const MUTATIONS: &[Mutation] = mutations! {
     "depth.rs": "a nested event loop has no budget of its own",
         "            thread.entries.set(thread.entries.get() + 1);\n            thread.renew_budget();" =>
         "            thread.entries.set(thread.entries.get() + 1);\n            if !ON || thread.entries.get() == 1 { thread.renew_budget(); }";
-    "depth.rs": "submission goes on when the budget is spent",
-        "} else if !thread.may_tell() {" => "} else if !thread.may_tell() && !ON {";
     "state/handlers.rs": "what the budget left is forgotten at the next entry",
         "self.unreaped.set(false);\n" => "if !ON { self.unreaped.set(false); }\n";
 

@@ -5,6 +5,7 @@
 use std::ptr;
 
 use laio_engine::host::AioContext;
+use laio_engine::wait::Uncancelled;
 
 use super::host;
 use crate::event_loop;
@@ -30,6 +31,7 @@ pub extern "C" fn laio_loop_new() -> *mut AioContext {
 /// Frees an event loop. One that still serves a state, or that is running, is reported and stays.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn laio_loop_free(ctx: *mut AioContext) {
+    let _uncancelled = Uncancelled::enter();
     // SAFETY: the caller's promise.
     if let Err(reason) = unsafe { event_loop::free(ctx) } {
         report("laio_loop_free", reason);

@@ -8,6 +8,7 @@ use laio_engine::c_entry::{self, CRequest};
 use laio_engine::host::{AioContext, Error, LinuxAioState};
 use laio_engine::kernel::{LinuxAio, aio};
 use laio_engine::qiov::{BdrvRequestFlags, QEMUIOVector};
+use laio_engine::wait::Uncancelled;
 
 use super::{host, state};
 use crate::host::{ProcessHost, report};
@@ -22,6 +23,7 @@ use crate::host::{ProcessHost, report};
 /// As laio_init() of QEMU's block/linux-aio.c.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn laio_init(errp: *mut *mut Error) -> *mut LinuxAioState {
+    let _uncancelled = Uncancelled::enter();
     c_entry::init(ProcessHost::get(), LinuxAio::new(), errp).cast()
 }
 

@@ -184,6 +184,10 @@ impl Host for ProcessHost {
         self.0.has_lock || self.current_aio_context() == context
     }
 
+    fn has_lock(self) -> bool {
+        self.0.has_lock
+    }
+
     fn context_acquire(self, context: *mut AioContext) {
         optional_hook!(self.context_acquire(context));
     }

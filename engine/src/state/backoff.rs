@@ -75,7 +75,10 @@ impl<K: Kernel, H: Host> State<K, H> {
 
     fn stop_timer(&self) {
         self.backoff.armed.set(false);
-        self.kernel.clear_timer();
+        // The child of a fork has the same timer as its parent.
+        if !self.kernel.is_inherited() {
+            self.kernel.clear_timer();
+        }
     }
 
     /// The kernel has taken something, or the state is detached from `context`: no timer any more.

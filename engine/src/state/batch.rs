@@ -46,6 +46,7 @@ impl<K: Kernel, H: Host> State<K, H> {
             // The unplug submits it.
         } else if self.host.has_deferred_calls() {
             self.deferred.set(true);
+            let _active = self.activate();
             self.host.defer_call(Self::on_deferred_call, self.opaque());
         } else {
             self.flush();
@@ -54,7 +55,7 @@ impl<K: Kernel, H: Host> State<K, H> {
 
     /// Whether to offer the kernel anything at all. The child of a fork never does. While detached only [`drain`](Self::drain)
     /// does: there is no context to ask for its limits, and a deferred call would come too late.
-    pub(super) fn may_submit(&self) -> bool {
+    fn may_submit(&self) -> bool {
         self.is_attached() && !self.blocked.get() && !self.kernel.is_inherited()
     }
 

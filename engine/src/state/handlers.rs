@@ -7,10 +7,11 @@
 //! copy of the host may still have them, they do nothing.
 
 use std::ffi::c_void;
+use std::sync::atomic::Ordering;
 
 use super::State;
 use crate::depth::Base;
-use crate::host::Host;
+use crate::host::{AioContext, Host};
 use crate::kernel::Kernel;
 
 impl<K: Kernel, H: Host> State<K, H> {
@@ -80,12 +81,22 @@ impl<K: Kernel, H: Host> State<K, H> {
         if context.is_null() || self.kernel.is_inherited() {
             return; // Called once more after the detach; or not ours.
         }
+        if self.host.has_lock() {
+            self.serve_locked(context, first);
+        } else {
+            self.serve(first);
+        }
+    }
+
+    /// Whoever has the lock until we get it may detach the state, but not free it.
+    fn serve_locked(&self, context: *mut AioContext, first: impl FnOnce()) {
+        self.entering.fetch_add(1, Ordering::AcqRel);
         self.host.context_acquire(context);
-        // Whoever had the lock may have detached it.
         if self.context.get() == context {
             self.serve(first);
         }
         self.host.context_release(context);
+        self.entering.fetch_sub(1, Ordering::AcqRel);
     }
 
     #[inline(always)] // Into its only caller.
@@ -101,11 +112,6 @@ impl<K: Kernel, H: Host> State<K, H> {
             self.ioq_submit();
         }
         self.end_section();
-        // What owners have queued under a plug since. What the kernel refused a moment ago it would
-        // refuse again.
-        if !self.queue.is_empty() && self.may_submit() {
-            self.ioq_submit();
-        }
         self.settle();
     }
 }

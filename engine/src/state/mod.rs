@@ -34,6 +34,7 @@ mod submit;
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::host::{AioContext, Host, NotifierHandlers, QEMUBH};
 use crate::kernel::Kernel;
@@ -69,6 +70,9 @@ pub struct State<K: Kernel, H: Host> {
     changing: Cell<bool>,
     /// Being freed.
     closing: Cell<bool>,
+    /// Entries from the event loop that wait for the host's lock, or have it. Atomic, because
+    /// another thread may have the lock, and the state, meanwhile.
+    entering: AtomicU32,
     /// Frames on some stack that use this state and have called out, or may.
     active: Cell<usize>,
     backoff: Backoff,
@@ -94,6 +98,7 @@ impl<K: Kernel, H: Host> State<K, H> {
             deferred: Cell::new(false),
             changing: Cell::new(false),
             closing: Cell::new(false),
+            entering: AtomicU32::new(0),
             active: Cell::new(0),
             backoff: Backoff::default(),
             counters: Counters::default(),
@@ -175,11 +180,13 @@ impl<K: Kernel, H: Host> State<K, H> {
 
     /// Whether the state may be freed, by [`cleanup`](Self::cleanup), now.
     pub fn check_cleanup(&self) -> Result<(), Refusal> {
-        match (self.active.get(), self.deferred.get()) {
-            (0, false) => Ok(()),
-            (0, true) => Err(Refusal::DeferredCall),
-            _ => Err(Refusal::Active),
+        if self.active.get() > 0 || self.entering.load(Ordering::Acquire) > 0 {
+            return Err(Refusal::Active);
         }
+        if self.deferred.get() {
+            return Err(Refusal::DeferredCall);
+        }
+        Ok(())
     }
 
     /// Completes what is outstanding, waiting for it, then detaches and frees the state. In the child
@@ -260,10 +267,11 @@ impl<K: Kernel, H: Host> State<K, H> {
             || (self.blocked.get() && (self.in_flight.get() > 0 || self.backoff.is_armed()))
     }
 
-    /// The hook may run code of the host, which may detach.
+    /// The hook may run code of the host, which may detach, but not free.
     #[inline]
     fn schedule_bh(&self) {
         if self.is_attached() && !self.bh_scheduled.replace(true) {
+            let _active = self.activate();
             self.host.bh_schedule(self.bh.get());
         }
     }
@@ -272,6 +280,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     fn cancel_bh(&self) {
         debug_assert!(self.is_attached(), "a detached state has a bottom half scheduled");
         self.bh_scheduled.set(false);
+        let _active = self.activate();
         self.host.bh_cancel(self.bh.get());
     }
 

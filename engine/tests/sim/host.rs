@@ -225,9 +225,13 @@ impl Host for SimHost {
         !self.0.foreign.get()
     }
 
+    fn has_lock(self) -> bool {
+        self.0.config.locks
+    }
+
     fn context_acquire(self, context: *mut AioContext) {
         self.0.check(!context.is_null(), "a null context is locked");
-        self.0.act_around_entry();
+        self.0.act_before_lock();
         self.0.locks.set(self.0.locks.get() + 1);
     }
 

@@ -161,6 +161,21 @@ impl World {
         self.check(self.slots[slot].timer_watch.get().is_none(), "a timer's watch is left behind");
     }
 
+    /// Another thread has the lock first, and detaches a state.
+    pub fn act_before_lock(&'static self) {
+        self.act_around_entry();
+        let slot = self.any_slot();
+        let may = self.config.coroutines != Coroutines::Thread
+            && self.hooks.get() == 0
+            && !self.slots[slot].engine.get().is_null()
+            && self.is_attached(slot);
+        if may && self.tape.chance(self.config.hook_acts) {
+            self.hooks.set(1);
+            self.detach(slot);
+            self.hooks.set(0);
+        }
+    }
+
     /// The same in the hooks that lock: before an entry from the event loop begins, or after its end.
     pub fn act_around_entry(&'static self) {
         let (entries, told) = (self.entries.replace(0), self.told_here.get());
@@ -496,7 +511,7 @@ impl World {
         }
         match self.tape.below(16) {
             0 => self.submit(slot),
-            1 => {}
+            1 => self.truncate_some(),
             2 => self.start(slot),
             3 => (0..=self.tape.below(8)).for_each(|_| self.submit(slot)),
             4 => self.plugged(slot, place),
@@ -512,6 +527,17 @@ impl World {
             14 if place == Place::Top => self.many(slot),
             15 if place == Place::Top => self.begin_or_end(),
             _ => self.submit(slot),
+        }
+    }
+
+    /// Somebody else makes a file shorter.
+    fn truncate_some(&self) {
+        if self.tape.below(4) == 3 {
+            let (real, model) = &mut self.files.borrow_mut()[self.tape.below(FILES)];
+            let length = self.tape.below(real.len().min(200) + 1);
+            self.trace(|| format!("a file is cut at {length}"));
+            real.truncate(length);
+            model.truncate(length);
         }
     }
 

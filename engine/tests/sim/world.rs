@@ -52,6 +52,7 @@ pub struct Config {
     pub max_told: u32,
     /// How large a file may become.
     pub size_limit: usize,
+    pub locks: bool,
     pub timers_fail: bool,
     pub watches_fail: bool,
     /// Requests that the kernel takes at a time.
@@ -90,6 +91,7 @@ impl Config {
             polls: tape.pick([Polls::Never, Polls::Never, Polls::Also, Polls::Only]),
             max_told: tape.pick([1024, 1024, 1024, 1, 2, 5]),
             size_limit: tape.pick([usize::MAX, usize::MAX, usize::MAX, 70, 100]),
+            locks: tape.below(3) == 1,
             timers_fail: tape.below(8) == 7,
             watches_fail: tape.below(8) == 7,
             capacity: if large {

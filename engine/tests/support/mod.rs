@@ -238,6 +238,10 @@ impl Host for &'static Loop {
         context == self.context()
     }
 
+    fn has_lock(self) -> bool {
+        true
+    }
+
     fn context_acquire(self, _: *mut AioContext) {
         let other_thread = self.before_acquire.take();
         other_thread.into_iter().for_each(|act| act());

@@ -279,6 +279,10 @@ impl Host for Qemu {
     }
 
     // No lock since 9.0.
+    fn has_lock(self) -> bool {
+        false
+    }
+
     fn context_acquire(self, _context: *mut AioContext) {}
 
     fn context_release(self, _context: *mut AioContext) {}

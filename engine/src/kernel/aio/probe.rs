@@ -7,12 +7,14 @@ use std::sync::OnceLock;
 
 use super::Context;
 use crate::kernel::{Entry, Opcode};
+use crate::wait::Uncancelled;
 
 /// The answer of [`ask_fua`], once there is one.
 static HAS_FUA: OnceLock<bool> = OnceLock::new();
 
 /// Whether `fd` can be flushed by IOCB_CMD_FDSYNC. The kernel answers EINVAL where it cannot.
 pub fn has_fdsync(fd: RawFd) -> bool {
+    let _uncancelled = Uncancelled::enter();
     let Ok(context) = Context::new(1) else { return false };
     // Destroying a context takes the kernel some ten milliseconds, and who asks for the one asks
     // for the other as well.
@@ -27,6 +29,7 @@ pub fn has_fdsync(fd: RawFd) -> bool {
 /// context or descriptor to be had) the answer is no, which costs the host a flush and never data.
 pub fn has_fua() -> bool {
     if HAS_FUA.get().is_none() {
+        let _uncancelled = Uncancelled::enter();
         let _ = Context::new(1).map(|context| learn_fua(&context));
     }
     HAS_FUA.get().copied().unwrap_or(false)
