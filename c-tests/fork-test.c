@@ -375,6 +375,7 @@ static void the_parent_does_not_notice_a_child_with_its_pid(void)
         _exit(0);
     }
     WAIT_FOR(first, 0);
+    free(test_take_log()); /* Standard error is the children's too. */
 }
 
 /* A real device decides when they complete; the child frees them right away. */
