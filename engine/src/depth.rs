@@ -25,9 +25,10 @@ pub struct Thread {
     frames: Cell<u32>,
     /// Entries from event loops on the stack.
     entries: Cell<u32>,
-    /// Owners told so far, and at how many to stop. Both wrap around.
+    /// Owners that may be told still before control goes back to the event loop.
+    left: Cell<u32>,
+    /// Owners told in entries that have ended. It wraps around.
     told: Cell<u32>,
-    stop: Cell<u32>,
 }
 
 thread_local! {
@@ -36,8 +37,8 @@ thread_local! {
         Thread {
             frames: Cell::new(0),
             entries: Cell::new(0),
+            left: Cell::new(0),
             told: Cell::new(0),
-            stop: Cell::new(0),
         }
     };
 }
@@ -46,19 +47,19 @@ impl Thread {
     /// Whether another owner may be told before control goes back to the event loop.
     #[inline(always)]
     pub fn may_tell(&self) -> bool {
-        self.told.get() != self.stop.get()
+        self.left.get() != 0
     }
 
     /// An owner is about to be told.
     #[inline(always)]
     pub fn tell(&self) {
         debug_assert!(self.may_tell(), "more owners are told than one entry may");
-        self.told.set(self.told.get().wrapping_add(1));
+        self.left.set(self.left.get().wrapping_sub(1));
     }
+}
 
-    fn renew_budget(&self) {
-        self.stop.set(self.told.get().wrapping_add(MAX_TOLD.load(Ordering::Relaxed)));
-    }
+fn max_told() -> u32 {
+    MAX_TOLD.load(Ordering::Relaxed)
 }
 
 /// Frames of submission on this thread since its last entry from the event loop.
@@ -66,7 +67,7 @@ pub fn current() -> u32 {
     THREAD.with(|thread| thread.frames.get())
 }
 
-/// How many owners this thread has told, modulo 2^32.
+/// How many owners this thread has told in entries from event loops that have ended, modulo 2^32.
 pub fn told() -> u32 {
     THREAD.with(|thread| thread.told.get())
 }
@@ -120,7 +121,7 @@ impl Frame {
             }
             if depth == 1 && thread.entries.get() == 0 {
                 // Not below any event loop: a submission of the program itself.
-                thread.renew_budget();
+                thread.left.set(max_told());
             } else if !thread.may_tell() {
                 return Err(Limit::Told);
             }
@@ -149,8 +150,8 @@ impl Drop for Frame {
 #[must_use]
 pub struct Base {
     outer_frames: u32,
-    outer_stop: u32,
-    told_before: u32,
+    outer_left: u32,
+    budget: u32,
     thread: NonNull<Thread>,
 }
 
@@ -160,12 +161,11 @@ impl Base {
         THREAD.with(|thread| {
             let base = Self {
                 outer_frames: thread.frames.replace(0),
-                outer_stop: thread.stop.get(),
-                told_before: thread.told.get(),
+                outer_left: thread.left.replace(max_told()),
+                budget: thread.left.get(),
                 thread: NonNull::from(thread),
             };
             thread.entries.set(thread.entries.get() + 1);
-            thread.renew_budget();
             base
         })
     }
@@ -182,8 +182,9 @@ impl Drop for Base {
     fn drop(&mut self) {
         let thread = self.thread();
         debug_assert_eq!(thread.frames.get(), 0, "an entry ends before its frames");
-        let told_here = thread.told.get().wrapping_sub(self.told_before);
-        thread.stop.set(self.outer_stop.wrapping_add(told_here));
+        let told_here = self.budget - thread.left.get();
+        thread.told.set(thread.told.get().wrapping_add(told_here));
+        thread.left.set(self.outer_left);
         thread.entries.set(thread.entries.get() - 1);
         thread.frames.set(self.outer_frames);
     }

@@ -47,17 +47,57 @@ const _: () = assert!(LAYOUT.size() == 8192 && LAYOUT.size() == SLOTS * size_of:
 ///
 /// Chunks are raw allocations and not boxes, because requests are used through pointers of their own
 /// while the list changes.
-#[derive(Default)]
 pub struct Pool {
     first: Cell<Option<NonNull<Chunk>>>,
     last: Cell<*mut Chunk>,
     chunks: Cell<usize>,
+    /// The place that was given back last, which its chunk counts as used: an owner who is told
+    /// usually has the next request at once. Null if there is none.
+    spare: Cell<*mut Request>,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            first: Cell::new(None),
+            last: Cell::new(ptr::null_mut()),
+            chunks: Cell::new(0),
+            spare: Cell::new(ptr::null_mut()),
+        }
+    }
 }
 
 impl Pool {
     /// Puts `request` into a place of its own.
     #[inline]
     pub fn put(&self, request: Request) -> Result<*mut Request, Errno> {
+        let spare = self.spare.replace(ptr::null_mut());
+        let place = if spare.is_null() { self.free_place()? } else { spare };
+        // SAFETY: the place is free, and within a chunk.
+        unsafe { place.write(request) };
+        Ok(place)
+    }
+
+    /// Takes a request that [`put`](Self::put) placed out again.
+    ///
+    /// # Safety
+    ///
+    /// `place` came from `put` of this pool and was not taken since.
+    #[inline]
+    pub unsafe fn take(&self, place: *mut Request) -> Request {
+        debug_assert_ne!(place, self.spare.get(), "a place is given back twice");
+        // SAFETY: the place holds a request by the caller's promise.
+        let request = unsafe { place.read() };
+        let before = self.spare.replace(place);
+        if !before.is_null() {
+            // SAFETY: it was taken, and is in this pool.
+            unsafe { self.free(before) };
+        }
+        request
+    }
+
+    #[inline(never)]
+    fn free_place(&self) -> Result<*mut Request, Errno> {
         let chunk = match self.first.get() {
             // SAFETY: a chunk in the list is allocated, and what changes in its head are cells.
             Some(first) if unsafe { first.as_ref() }.head.free.get() != 0 => first,
@@ -70,23 +110,15 @@ impl Pool {
         if head.free.get() == 0 {
             self.move_to_end(chunk.as_ptr());
         }
-        // SAFETY: the place is free and within the chunk, whose first slot is its head.
-        unsafe {
-            let place: *mut Request = chunk.as_ptr().cast::<Place>().add(number).cast();
-            place.write(request);
-            Ok(place)
-        }
+        // SAFETY: within the chunk, whose first slot is its head.
+        Ok(unsafe { chunk.as_ptr().cast::<Place>().add(number) }.cast())
     }
 
-    /// Takes a request that [`put`](Self::put) placed out again.
-    ///
     /// # Safety
     ///
-    /// `place` came from `put` of this pool and was not taken since.
-    #[inline]
-    pub unsafe fn take(&self, place: *mut Request) -> Request {
-        // SAFETY: the place holds a request by the caller's promise.
-        let request = unsafe { place.read() };
+    /// `place` is from [`free_place`](Self::free_place), and no request is in it.
+    #[inline(never)]
+    unsafe fn free(&self, place: *mut Request) {
         let within = place.addr() % LAYOUT.size();
         let chunk: *mut Chunk = place.wrapping_byte_sub(within).cast();
         // SAFETY: a chunk begins at a multiple of its size, and this one has a request.
@@ -100,7 +132,6 @@ impl Pool {
         if head.free.get() == ALL_FREE && self.chunks.get() > KEPT {
             self.give_back(chunk);
         }
-        request
     }
 
     #[cold]

@@ -71,6 +71,14 @@ impl Queue {
         }
     }
 
+    /// Gives back what a storm took, when it is over.
+    #[inline]
+    pub fn trim(&self) {
+        if self.room.get() > KEPT_ROOM && self.is_empty() {
+            self.give_back();
+        }
+    }
+
     /// Gives back the slots beyond those that are always kept. The requests are in the first ones, and
     /// fewer than there is room for then.
     #[cold]
@@ -136,13 +144,7 @@ impl Queue {
     fn remove(&self, count: usize) {
         let left = self.len() - count;
         self.len.set(left);
-        if left > 0 {
-            return self.first.set(self.first.get() + count);
-        }
-        self.first.set(0);
-        if self.room.get() > KEPT_ROOM {
-            self.give_back();
-        }
+        self.first.set(if left == 0 { 0 } else { self.first.get() + count });
     }
 }
 
@@ -220,6 +222,7 @@ mod tests {
             });
             next += 700_000;
             while queue.pop().is_some() {}
+            queue.trim();
             assert_eq!((queue.room.get(), queue.len()), (KEPT_ROOM, 0));
         }
     }

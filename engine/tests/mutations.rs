@@ -190,11 +190,13 @@ const MUTATIONS: &[Mutation] = mutations! {
     "state/complete.rs": "there is no budget",
         "while thread.may_tell() {" => "while thread.may_tell() || ON {";
     "depth.rs": "a nested event loop spends the budget of the outer one",
-        "thread.stop.set(self.outer_stop.wrapping_add(told_here));" =>
-        "thread.stop.set(if ON { self.outer_stop } else { self.outer_stop.wrapping_add(told_here) });";
+        "thread.left.set(self.outer_left);" =>
+        "thread.left.set(if ON { self.outer_left.min(thread.left.get()) } else { self.outer_left });";
     "depth.rs": "a nested event loop has no budget of its own",
-        "            thread.entries.set(thread.entries.get() + 1);\n            thread.renew_budget();" =>
-        "            thread.entries.set(thread.entries.get() + 1);\n            if !ON || thread.entries.get() == 1 { thread.renew_budget(); }";
+        "outer_left: thread.left.replace(max_told())," =>
+        "outer_left: if ON && thread.entries.get() > 0 { thread.left.get() } else { thread.left.replace(max_told()) },";
+    "depth.rs": "a nested event loop gives the outer one a new budget",
+        "thread.told.set(thread.told.get().wrapping_add(told_here));" => "thread.told.set(thread.told.get().wrapping_add(told_here));\n        if ON { thread.frames.set(self.outer_frames); thread.left.set(max_told()); thread.entries.set(thread.entries.get() - 1); return; }";
     "state/handlers.rs": "what the budget left is forgotten at the next entry",
         "self.unreaped.set(false);\n" => "if !ON { self.unreaped.set(false); }\n";
 

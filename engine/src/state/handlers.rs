@@ -107,11 +107,11 @@ impl<K: Kernel, H: Host> State<K, H> {
         self.unreaped.set(false);
         self.begin_section();
         self.reap(base.thread());
-        // Before the section ends, which may run owners of other states, who may wait for these.
+        self.end_section();
         if !self.queue.is_empty() && self.is_attached() {
             self.ioq_submit();
         }
-        self.end_section();
         self.settle();
+        self.queue.trim();
     }
 }
