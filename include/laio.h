@@ -12,8 +12,26 @@
  *
  * A state, and its event loop, is used by one thread at a time: to attach, detach and free included.
  * Submissions and laio_loop_poll() find out if it is another thread's; elsewhere the caller sees to
- * it. The child of a fork(2) has no use of its parent's states and event loops, since the kernel's
- * AIO contexts are not inherited; it may free them, which the parent does not notice.
+ * it. All functions work as usual in atexit(3) handlers, in destructors, and in those of
+ * thread-specific data.
+ *
+ * Processes. The child of a fork(2) or clone(2) has no use of its parent's states and event loops.
+ * Submitting to them returns -ENOTCONN, laio_loop_poll() returns false, no callback is called, and the
+ * parent gets all of its completions. The child may detach and free what it inherited at any time, but
+ * not from within a completion; that calls the host's hooks bh_delete and set_event_notifier (with
+ * NULLs), in which a host whose event loop is shared with the parent, as an epoll set is, must leave
+ * the parent's alone.
+ *
+ * Cancellation and exceptions. No function is a cancellation point: a thread that is cancelled
+ * (pthread_cancel(3), deferred) while it waits here finishes the call, and is cancelled at its next
+ * point of its own. Callbacks and hooks are called with whatever cancellation the caller had (off in
+ * laio_init, _cleanup, _attach and _detach, and in the log hook), and must return: a thread that ends
+ * in one, a longjmp(3) or a C++ exception that leaves one, leaves counts and requests behind, and
+ * nothing that is said here holds after it. Asynchronous cancellation must be off.
+ *
+ * Descriptors are of regular files and block devices. Others may make io_submit(2), and so the calling
+ * thread, wait until they are ready: a pipe does. So do reads of what is not in the page cache (without
+ * O_DIRECT) and a file system that is frozen.
  *
  * Nothing is thrown or unwound out of the library: if it finds a bug in itself, it ends the process
  * with a message.
@@ -145,7 +163,9 @@ typedef void (*LaioHostFunc)(void *opaque);
  * gets (contexts, bottom halves, coroutines) it only hands back.
  *
  * What only tells something (`coroutine_self`, `coroutine_entered`, `current_aio_context`,
- * `linux_aio_state`, `aio_max_batch`) must not call the library. All others may run code that does.
+ * `linux_aio_state`, `aio_max_batch`) must not call the library. All others may run code that does;
+ * but only `coroutine_yield`, `coroutine_wake` and `defer_end` may run the event loop or wait. A hook
+ * that is called in an attach or a detach cannot attach the same state.
  *
  * Set what is not needed to NULL: the hooks marked "optional".
  */
@@ -176,7 +196,8 @@ typedef struct LaioHostOps {
      * Watches the eventfd `fd` in `ctx`: calls `io_read(opaque)` when it is readable (the library
      * reads it); or, in an event loop that polls, calls `io_poll(opaque)` instead of waiting and
      * `io_poll_ready(opaque)` when that returned true. All three are NULL to end this. The
-     * descriptor is the library's.
+     * descriptor is the library's. There may be a second one, of a timer, for the same `opaque`: while
+     * the kernel wants no request although nothing is in flight.
      */
     void (*set_event_notifier)(AioContext *ctx,
                                int fd,
@@ -272,7 +293,8 @@ LinuxAioState *laio_init(Error **errp);
  * Frees a state, after laio_detach_aio_context(), or detaching it.
  *
  * If requests are still outstanding, that is reported; they are completed first, waiting for the
- * kernel, and their owners are told from within this call. Called from within a completion of the
+ * kernel, and their owners are told from within this call. They find the state detached, and cannot
+ * attach it again. Called from within a completion of the
  * same state, or in a deferred section in which requests were submitted to it, it is reported and
  * does nothing.
  *
@@ -284,18 +306,22 @@ void laio_cleanup(LinuxAioState *s);
  * Lets the event loop `new_context` serve the state: makes its completion_bh and watches its
  * eventfd there. What an earlier detach left outstanding goes on.
  *
- * A state that is attached already is reported and stays where it is. May be called on another
+ * A state that is attached already is reported and stays where it is. An attach that fails, because
+ * the host has no bottom half, the eventfd cannot be watched (the built-in event loop: epoll_ctl(2)),
+ * or the state is being freed or is the parent process's, is reported and did not happen. May be called on another
  * thread than the event loop's while that does not run.
  *
  * As laio_attach_aio_context() of QEMU.
  */
-void laio_attach_aio_context(LinuxAioState *s, AioContext *new_context);
+void laio_attach_aio_context(LinuxAioState *s,
+                             AioContext *new_context);
 
 /**
  * Ends the service of the event loop `old_context`, to which the state is attached.
  *
  * Meant for an idle state. Requests that are outstanding are reported; none is lost, but none
- * completes before the next attach. Submitting to a detached state returns -ENOTCONN.
+ * completes before the next attach. With the built-in event loop a thread that waits in
+ * laio_co_submit() sleeps until then. Submitting to a detached state returns -ENOTCONN.
  *
  * As laio_detach_aio_context() of QEMU.
  */
@@ -316,7 +342,10 @@ void laio_detach_aio_context(LinuxAioState *s, AioContext *old_context);
  * number of queued requests that this device wants submitted at once; 0 for the event loop's.
  *
  * A short read is continued where it stopped, and filled with zeros at the end of the file; a
- * short write is continued, and fails with -ENOSPC when nothing more goes in. Zone append is a
+ * short write is continued, and fails with -ENOSPC when nothing more goes in. That includes the
+ * largest size that a file may have: a write that was begun is not continued beyond RLIMIT_FSIZE, and
+ * raises no SIGXFSZ. A direct transfer whose rest begins where the device cannot is done once more
+ * from its start. Zone append is a
  * write at `offset` that is never continued.
  *
  * Without any request having been made: -EINVAL if there is no state, or for a NULL or empty
@@ -394,7 +423,8 @@ void laio_state_io_unplug(LinuxAioState *s, uint64_t dev_max_batch);
 /**
  * Submits a request to the state `s` and returns 0; `cb(opaque, ret)` learns the result, 0 or a
  * negative errno, on the same thread: from the event loop, or from within this or any later call
- * to the state. The callback may submit more, plug, enter coroutines and run the event loop; it
+ * to the state. One entry from the event loop, or one call from elsewhere, tells at most 1024 owners,
+ * over all states of the thread; what is left comes in the next turn. The callback may submit more, plug, enter coroutines and run the event loop; it
  * must not yield the coroutine that it is called in.
  *
  * The `iovcnt` parts at `iov`, the array and the memory, are the caller's and stay until then. For

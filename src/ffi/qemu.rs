@@ -30,7 +30,8 @@ pub unsafe extern "C" fn laio_init(errp: *mut *mut Error) -> *mut LinuxAioState 
 /// Frees a state, after laio_detach_aio_context(), or detaching it.
 ///
 /// If requests are still outstanding, that is reported; they are completed first, waiting for the
-/// kernel, and their owners are told from within this call. Called from within a completion of the
+/// kernel, and their owners are told from within this call. They find the state detached, and cannot
+/// attach it again. Called from within a completion of the
 /// same state, or in a deferred section in which requests were submitted to it, it is reported and
 /// does nothing.
 ///
@@ -44,7 +45,9 @@ pub unsafe extern "C" fn laio_cleanup(s: *mut LinuxAioState) {
 /// Lets the event loop `new_context` serve the state: makes its completion_bh and watches its
 /// eventfd there. What an earlier detach left outstanding goes on.
 ///
-/// A state that is attached already is reported and stays where it is. May be called on another
+/// A state that is attached already is reported and stays where it is. An attach that fails, because
+/// the host has no bottom half, the eventfd cannot be watched (the built-in event loop: epoll_ctl(2)),
+/// or the state is being freed or is the parent process's, is reported and did not happen. May be called on another
 /// thread than the event loop's while that does not run.
 ///
 /// As laio_attach_aio_context() of QEMU.
@@ -60,7 +63,8 @@ pub unsafe extern "C" fn laio_attach_aio_context(
 /// Ends the service of the event loop `old_context`, to which the state is attached.
 ///
 /// Meant for an idle state. Requests that are outstanding are reported; none is lost, but none
-/// completes before the next attach. Submitting to a detached state returns -ENOTCONN.
+/// completes before the next attach. With the built-in event loop a thread that waits in
+/// laio_co_submit() sleeps until then. Submitting to a detached state returns -ENOTCONN.
 ///
 /// As laio_detach_aio_context() of QEMU.
 #[unsafe(no_mangle)]
@@ -86,7 +90,10 @@ pub unsafe extern "C" fn laio_detach_aio_context(
 /// number of queued requests that this device wants submitted at once; 0 for the event loop's.
 ///
 /// A short read is continued where it stopped, and filled with zeros at the end of the file; a
-/// short write is continued, and fails with -ENOSPC when nothing more goes in. Zone append is a
+/// short write is continued, and fails with -ENOSPC when nothing more goes in. That includes the
+/// largest size that a file may have: a write that was begun is not continued beyond RLIMIT_FSIZE, and
+/// raises no SIGXFSZ. A direct transfer whose rest begins where the device cannot is done once more
+/// from its start. Zone append is a
 /// write at `offset` that is never continued.
 ///
 /// Without any request having been made: -EINVAL if there is no state, or for a NULL or empty

@@ -48,7 +48,8 @@ pub unsafe extern "C" fn laio_state_io_unplug(s: *mut LinuxAioState, dev_max_bat
 
 /// Submits a request to the state `s` and returns 0; `cb(opaque, ret)` learns the result, 0 or a
 /// negative errno, on the same thread: from the event loop, or from within this or any later call
-/// to the state. The callback may submit more, plug, enter coroutines and run the event loop; it
+/// to the state. One entry from the event loop, or one call from elsewhere, tells at most 1024 owners,
+/// over all states of the thread; what is left comes in the next turn. The callback may submit more, plug, enter coroutines and run the event loop; it
 /// must not yield the coroutine that it is called in.
 ///
 /// The `iovcnt` parts at `iov`, the array and the memory, are the caller's and stay until then. For

@@ -21,7 +21,9 @@ use laio_engine::host::{
 /// gets (contexts, bottom halves, coroutines) it only hands back.
 ///
 /// What only tells something (`coroutine_self`, `coroutine_entered`, `current_aio_context`,
-/// `linux_aio_state`, `aio_max_batch`) must not call the library. All others may run code that does.
+/// `linux_aio_state`, `aio_max_batch`) must not call the library. All others may run code that does;
+/// but only `coroutine_yield`, `coroutine_wake` and `defer_end` may run the event loop or wait. A hook
+/// that is called in an attach or a detach cannot attach the same state.
 ///
 /// Set what is not needed to NULL: the hooks marked "optional".
 #[repr(C)]
@@ -51,7 +53,8 @@ pub struct LaioHostOps {
     /// Watches the eventfd `fd` in `ctx`: calls `io_read(opaque)` when it is readable (the library
     /// reads it); or, in an event loop that polls, calls `io_poll(opaque)` instead of waiting and
     /// `io_poll_ready(opaque)` when that returned true. All three are NULL to end this. The
-    /// descriptor is the library's.
+    /// descriptor is the library's. There may be a second one, of a timer, for the same `opaque`: while
+    /// the kernel wants no request although nothing is in flight.
     pub set_event_notifier: Option<
         unsafe extern "C" fn(
             ctx: *mut AioContext,
