@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <laio.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,6 +28,7 @@ enum {
     OPT_JSON,
     OPT_OFFSET,
     OPT_MAX_DEPTH,
+    OPT_KERNEL,
     OPT_YES,
     OPT_HELP,
     OPT_VERSION,
@@ -50,6 +52,7 @@ static const char help[] =
     "  --verify-only   only read back and compare, what --verify wrote with the same --seed,\n"
     "                  -r, -s, -c and --offset\n"
     "  --seed N        for the pattern and the random offsets; default is another each time\n"
+    "  --kernel NAME   the kernel's interface: linux-aio, io_uring or auto; default is auto\n"
     "  --max-depth N   the library's bound on nested submission, 1 to 64; default 8\n"
     "  --yes           do write to a block device\n"
     "  --json          machine-readable output\n"
@@ -59,6 +62,18 @@ static const char help[] =
     "standard error is a terminal. A signal (Ctrl-C) ends the run with the summary so far.\n"
     "\n"
     "Exit status: 0 success; 1 an I/O error or a wrong byte; 2 bad usage; 128+n after signal n.\n";
+
+const char *kernel_name(unsigned kernel)
+{
+    switch (kernel) {
+    case LAIO_KERNEL_LINUX_AIO:
+        return "linux-aio";
+    case LAIO_KERNEL_IO_URING:
+        return "io_uring";
+    default:
+        return "auto";
+    }
+}
 
 void die(int status, const char *format, ...)
 {
@@ -142,6 +157,16 @@ static uint64_t bytes(const char *option, const char *text, uint64_t min, uint64
     return value << shift;
 }
 
+static unsigned kernel(const char *name)
+{
+    for (unsigned i = LAIO_KERNEL_AUTO; i <= LAIO_KERNEL_IO_URING; i++) {
+        if (!strcmp(name, kernel_name(i))) {
+            return i;
+        }
+    }
+    die(EXIT_USAGE, "--kernel %s: must be linux-aio, io_uring or auto", name);
+}
+
 static uint64_t random_seed(void)
 {
     uint32_t seed; /* short enough to be typed again */
@@ -220,6 +245,9 @@ static bool take(Options *options, int option, const char *value)
         return true;
     case OPT_MAX_DEPTH:
         options->max_submit_depth = (unsigned)number("--max-depth", value, 1, MAX_SUBMIT_DEPTH);
+        return true;
+    case OPT_KERNEL:
+        options->kernel = kernel(value);
         return true;
     case OPT_YES:
         options->yes = true;

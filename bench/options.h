@@ -18,6 +18,7 @@ typedef struct Options {
     bool json;
     bool yes;
     unsigned depth;
+    unsigned kernel;           /* one of LaioKernel */
     unsigned max_submit_depth; /* 0: the library's default */
     size_t size;
     uint64_t count;
@@ -27,6 +28,9 @@ typedef struct Options {
 
 /* Exits with a message, or after --help and --version. */
 void options_parse(Options *options, int argc, char **argv);
+
+/* What one of LaioKernel is called in options and in the environment. */
+const char *kernel_name(unsigned kernel);
 
 /* One line on standard error that begins with the program's name; ends the program. */
 _Noreturn void die(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));

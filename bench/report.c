@@ -73,21 +73,27 @@ static void print_heading(const Options *options, const Image *image)
     printf(", depth %u, seed %" PRIu64 "\n", options->depth, options->seed);
 }
 
+static void print_histogram(const char *what, const Histogram *histogram)
+{
+    printf("  %-11s", what);
+    for (unsigned i = 0; i < PERCENTILES; i++) {
+        printf(" %s", percentiles[i].name);
+        print_latency(histogram_percentile(histogram, percentiles[i].permille));
+        printf(",");
+    }
+    printf(" max");
+    print_latency(histogram->max);
+    printf("\n");
+}
+
 static void print_pass(const Options *options, const Pass *pass)
 {
     printf("%-13s %" PRIu64 " requests in %.3f s: %.0f requests/s, %.1f MiB/s%s\n",
            operation_name(pass), pass->completed, seconds(pass), requests_per_second(pass),
            bytes_per_second(options, pass) / (1 << 20),
            pass->verified ? "; every byte compared" : "");
-    printf("  latency    ");
-    for (unsigned i = 0; i < PERCENTILES; i++) {
-        printf(" %s", percentiles[i].name);
-        print_latency(histogram_percentile(&pass->latency_ns, percentiles[i].permille));
-        printf(",");
-    }
-    printf(" max");
-    print_latency(pass->latency_ns.max);
-    printf("\n");
+    print_histogram("latency", &pass->latency_ns);
+    print_histogram("loop held", &pass->held_ns);
 }
 
 static void print_stats(const LaioStats *stats)
@@ -96,7 +102,8 @@ static void print_stats(const LaioStats *stats)
            "%" PRIu64 " retried, %" PRIu64 " in queue, %" PRIu64 " in flight\n",
            stats->submitted, stats->completed, stats->failed, stats->retried, stats->in_queue,
            stats->in_flight);
-    printf("io_submit(2)  %" PRIu64 " calls, largest batch %" PRIu64 ", %" PRIu64 " times EAGAIN\n",
+    printf("%-13s %" PRIu64 " calls, largest batch %" PRIu64 ", %" PRIu64 " times EAGAIN\n",
+           stats->kernel == LAIO_KERNEL_IO_URING ? "io_uring" : "io_submit(2)",
            stats->io_submit_calls, stats->largest_batch, stats->eagain);
     printf("nesting       deepest %" PRIu64 ", bound %u; %" PRIu64 " times at the bound, %" PRIu64
            " times resumed by completion_bh\n",
@@ -150,6 +157,22 @@ static void json_options(const Options *options, const Image *image)
     printf("  \"max_submit_depth\": %u,\n", laio_max_submit_depth());
 }
 
+/* Which interface it became, where the options may have left that open. */
+static void json_kernel(const LaioStats *stats)
+{
+    printf("  \"kernel\": \"%s\",\n", kernel_name((unsigned)stats->kernel));
+}
+
+static void json_histogram(const char *name, const Histogram *histogram)
+{
+    printf("      \"%s\": { ", name);
+    for (unsigned i = 0; i < PERCENTILES; i++) {
+        printf("\"%s\": %" PRIu64 ", ", percentiles[i].name,
+               histogram_percentile(histogram, percentiles[i].permille));
+    }
+    printf("\"max\": %" PRIu64 " }", histogram->max);
+}
+
 static void json_pass(const Options *options, const Pass *pass)
 {
     printf("    {\n      \"operation\": \"%s\",\n", operation_name(pass));
@@ -158,12 +181,10 @@ static void json_pass(const Options *options, const Pass *pass)
     printf("      \"elapsed_ns\": %" PRIu64 ",\n", pass->elapsed_ns);
     printf("      \"requests_per_second\": %.1f,\n", requests_per_second(pass));
     printf("      \"bytes_per_second\": %.1f,\n", bytes_per_second(options, pass));
-    printf("      \"latency_ns\": { ");
-    for (unsigned i = 0; i < PERCENTILES; i++) {
-        printf("\"%s\": %" PRIu64 ", ", percentiles[i].name,
-               histogram_percentile(&pass->latency_ns, percentiles[i].permille));
-    }
-    printf("\"max\": %" PRIu64 " }\n    }", pass->latency_ns.max);
+    json_histogram("latency_ns", &pass->latency_ns);
+    printf(",\n");
+    json_histogram("loop_held_ns", &pass->held_ns);
+    printf("\n    }");
 }
 
 static void json_stats(const LaioStats *stats)
@@ -222,6 +243,7 @@ void report_json(const Options *options, const Image *image, const Result *resul
 {
     printf("{\n");
     json_options(options, image);
+    json_kernel(&result->stats);
     printf("  \"passes\": [\n");
     for (unsigned i = 0; i < result->pass_count; i++) {
         json_pass(options, &result->passes[i]);

@@ -116,6 +116,14 @@ done
 # shellcheck disable=SC1003 # a backslash at the end, and no quote
 mkdir 'a "b\'
 cp --sparse=always hole 'a "b\/h	t'
+for kernel in linux-aio io_uring; do
+    run -c 5000 --kernel $kernel --json hole
+    json_holds "--kernel $kernel" "d['kernel'] == '$kernel' and
+        d['statistics']['completed'] == 5000 and 'p99' in d['passes'][0]['loop_held_ns']"
+    LAIO_KERNEL=$kernel run -c 10 --json hole
+    json_holds "LAIO_KERNEL=$kernel" "d['kernel'] == '$kernel'"
+done
+
 run -c 1 --json 'a "b\/h	t'
 json_holds 'JSON of an odd file name' 'd["image"] == "a \"b\\/h\tt"'
 

@@ -44,6 +44,7 @@ typedef struct Workload {
     unsigned outstanding;
     uint64_t started_ns;
     uint64_t last_ns;
+    uint64_t turn_ns; /* the first completion of this turn of the loop; 0 before it */
     uint64_t next_progress_ns;
     Failure failure;
 } Workload;
@@ -185,6 +186,9 @@ static void on_complete(void *opaque, int ret)
 
     w->outstanding--;
     w->last_ns = now;
+    if (!w->turn_ns) {
+        w->turn_ns = now;
+    }
     if (ret < 0) {
         fail_request(w, slot, -ret);
         return;
@@ -202,13 +206,22 @@ static void on_complete(void *opaque, int ret)
     }
 }
 
+static void end_turn(Workload *w)
+{
+    if (w->turn_ns) {
+        histogram_add(&w->pass->held_ns, now_ns() - w->turn_ns);
+    }
+}
+
 static void wait_for_all(Workload *w)
 {
     while (w->outstanding > 0) {
+        w->turn_ns = 0;
         if (!laio_loop_poll(w->loop, true)) {
             die(EXIT_IO, "a bug: the event loop has nothing to do with %u requests outstanding",
                 w->outstanding);
         }
+        end_turn(w);
     }
 }
 
@@ -226,11 +239,13 @@ static void run_pass(Workload *w, Pass *pass, Operation operation, bool verified
     w->last_ns = w->started_ns;
     w->next_progress_ns = show ? w->started_ns + PROGRESS_INTERVAL_NS : NEVER;
 
+    w->turn_ns = w->started_ns; /* as if the loop had called this */
     laio_state_io_plug(w->state);
     for (unsigned i = 0; i < w->options->depth && may_go_on(w); i++) {
         issue(&w->slots[i], now_ns());
     }
     laio_state_io_unplug(w->state, 0);
+    end_turn(w);
     wait_for_all(w);
 
     pass->elapsed_ns = w->last_ns - w->started_ns;
@@ -301,7 +316,7 @@ static void set_up(Workload *w)
     w->block_count = (w->image->size - w->options->offset) / w->options->size;
     make_slots(w);
     w->loop = laio_loop_new();
-    w->state = w->loop ? laio_init(NULL) : NULL;
+    w->state = w->loop ? laio_init_kernel(w->options->kernel, NULL) : NULL;
     if (!w->state) {
         exit(EXIT_IO); /* the library has said why */
     }

@@ -16,6 +16,7 @@ typedef struct Pass {
     uint64_t completed; /* with success */
     uint64_t elapsed_ns;
     Histogram latency_ns;
+    Histogram held_ns; /* from the first completion of a turn of the loop to the turn's end */
 } Pass;
 
 /* The first thing that went wrong. */

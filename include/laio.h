@@ -90,6 +90,25 @@ typedef void LaioCompletionFunc(void *opaque, int ret);
 
 
 /**
+ * An interface of the kernel for asynchronous I/O.
+ */
+typedef enum LaioKernel {
+    /**
+     * What the environment's LAIO_KERNEL says ("auto", "linux-aio" or "io_uring"); without it
+     * Linux AIO, and io_uring where no AIO context is left or io_setup(2) is denied.
+     */
+    LAIO_KERNEL_AUTO,
+    /**
+     * io_submit(2).
+     */
+    LAIO_KERNEL_LINUX_AIO,
+    /**
+     * io_uring_enter(2).
+     */
+    LAIO_KERNEL_IO_URING,
+} LaioKernel;
+
+/**
  * Statistics of one state since laio_init(). All are numbers of requests unless said otherwise.
  *
  * Every accepted request is in `in_queue`, in `in_flight`, or counted in `completed`; requests
@@ -113,15 +132,15 @@ typedef struct LaioStats {
      */
     uint64_t retried;
     /**
-     * Calls of io_submit(2), whatever came of them.
+     * Submission calls, whatever came of them: io_submit(2), or io_uring_enter(2).
      */
     uint64_t io_submit_calls;
     /**
-     * The most requests that one io_submit(2) accepted.
+     * The most requests that one submission call accepted.
      */
     uint64_t largest_batch;
     /**
-     * Times that io_submit(2) answered EAGAIN.
+     * Times that a submission call answered EAGAIN.
      */
     uint64_t eagain;
     /**
@@ -145,9 +164,13 @@ typedef struct LaioStats {
      */
     uint64_t in_flight;
     /**
+     * Which interface of the kernel it is: LAIO_KERNEL_LINUX_AIO or LAIO_KERNEL_IO_URING.
+     */
+    uint64_t kernel;
+    /**
      * Zero, for later.
      */
-    uint64_t reserved[4];
+    uint64_t reserved[3];
 } LaioStats;
 
 /**
@@ -278,12 +301,13 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * Makes a state: a Linux AIO context of 1024 requests and its eventfd.
+ * Makes a state, as laio_init_kernel() does for LAIO_KERNEL_AUTO: a Linux AIO context of 1024
+ * requests and its eventfd, or an io_uring.
  *
- * Returns NULL if the kernel has none left (fs.aio-max-nr) or no descriptor is free; `*errp` is
- * then filled by the host's `error_set` hook, or the reason goes to the log. `errp` may be NULL.
- * The caller owns the state and gives it to laio_cleanup() in the end. Attach it to an event loop
- * before use. May be called on any thread.
+ * Returns NULL if the kernel has neither (fs.aio-max-nr, and see there) or no descriptor is free;
+ * `*errp` is then filled by the host's `error_set` hook, or the reason goes to the log. `errp` may
+ * be NULL. The caller owns the state and gives it to laio_cleanup() in the end. Attach it to an
+ * event loop before use. May be called on any thread.
  *
  * As laio_init() of QEMU's block/linux-aio.c.
  */
@@ -382,20 +406,41 @@ void laio_io_unplug(uint64_t dev_max_batch);
 
 /**
  * Whether the kernel can flush `fd` asynchronously, so that QEMU_AIO_FLUSH may be submitted for
- * it. False also for a negative descriptor, and when no AIO context is left to ask with; true for
- * one that is closed. Any thread.
+ * it. False also for a negative descriptor, and when there is neither an AIO context nor an
+ * io_uring to ask with; true for one that is closed. Any thread.
  *
  * As laio_has_fdsync() of QEMU.
  */
 bool laio_has_fdsync(int fd);
 
 /**
- * Whether the kernel can do BDRV_REQ_FUA writes (RWF_DSYNC, Linux 4.13). False also as long as no
- * AIO context is left to ask with. Any thread.
+ * Whether the kernel can do BDRV_REQ_FUA writes (RWF_DSYNC, Linux 4.13). False also as long as
+ * there is neither an AIO context nor an io_uring to ask with. Any thread.
  *
  * As laio_has_fua() of QEMU 10.0, which answers what libaio was compiled with.
  */
 bool laio_has_fua(void);
+
+/**
+ * Makes a state over an interface of the kernel that the caller chooses: one of LaioKernel. All else
+ * is as for laio_init().
+ *
+ * One that is asked for by name, here or by the environment's LAIO_KERNEL, and cannot be had is an
+ * error that names the reason: fs.aio-max-nr is spent, RLIMIT_MEMLOCK is too small for the smallest
+ * ring, a seccomp filter (that of a container, mostly) or kernel.io_uring_disabled denies it. For
+ * LAIO_KERNEL_AUTO it is one error that names both reasons.
+ *
+ * With io_uring, epoll_wait(2) and its like may return EINTR without any signal, in all that the
+ * submitting thread waits for.
+ */
+LinuxAioState *laio_init_kernel(unsigned int kernel,
+                                Error **errp);
+
+/**
+ * Which interface of the kernel the state `s` has: LAIO_KERNEL_LINUX_AIO or LAIO_KERNEL_IO_URING.
+ * LAIO_KERNEL_AUTO, and a report, if it is NULL. Any thread.
+ */
+unsigned int laio_state_kernel(const LinuxAioState *s);
 
 /**
  * As laio_co_submit(), for the state `s`. -EINVAL if it is NULL.

@@ -7,12 +7,15 @@
  * - a transfer is cut short, by cutting its vector: the kernel really moves only that much
  * - a request is taken now and given to the kernel later, by another thread
  *
+ * Between liblaio and io_uring it does what fault-uring.c says.
+ *
  * LAIO_FAULT_SEED chooses which; LAIO_FAULT_KINDS, if set, names those that come at all (of "eagain
- * partial cut delay"). The numbers of faults are told by fault_shim_counts().
+ * partial cut delay eintr transient"). The numbers of faults are told by fault_shim_counts().
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
 #include "fault-shim.h"
+#include "fault-uring.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -31,7 +34,6 @@
 
 /* Cuts leave multiples of this, so that O_DIRECT takes the rest. */
 #define ALIGNMENT 4096
-#define MAX_PARTS 64
 #define LATEST_US 2000
 
 typedef struct Delayed {
@@ -49,7 +51,7 @@ static Delayed *delayed;
 static aio_context_t submitting; /* what the other thread is giving to the kernel now */
 static bool thread_runs;
 static const char *kinds;
-static FaultCounts counts;
+FaultCounts fault_counts;
 
 __attribute__((constructor)) static void find_real_syscall(void)
 {
@@ -67,12 +69,12 @@ __attribute__((constructor)) static void find_real_syscall(void)
 void fault_shim_counts(FaultCounts *now)
 {
     pthread_mutex_lock(&lock);
-    *now = counts;
+    *now = fault_counts;
     pthread_mutex_unlock(&lock);
 }
 
 /* xorshift64*; below `n`. */
-static uint64_t random_below(uint64_t n)
+uint64_t random_below(uint64_t n)
 {
     random_state ^= random_state >> 12;
     random_state ^= random_state << 25;
@@ -81,7 +83,7 @@ static uint64_t random_below(uint64_t n)
 }
 
 /* Whether a fault of this kind comes now: once in `n` times. */
-static bool comes(const char *kind, uint64_t n)
+bool comes(const char *kind, uint64_t n)
 {
     return random_below(n) == 0 && (!kinds || strstr(kinds, kind));
 }
@@ -167,40 +169,48 @@ static bool delay(aio_context_t context, const struct iocb *iocb)
     }
     *entry = (Delayed){.next = delayed, .context = context, .iocb = *iocb};
     delayed = entry;
-    counts.delayed++;
+    fault_counts.delayed++;
     pthread_cond_broadcast(&changed);
     return true;
 }
 
-/* Makes `iocb` ask for less than it does; false if it is too small for that. Under the lock. */
-static bool cut(struct iocb *iocb, struct iovec *parts)
+bool cut_vector(const struct iovec *whole, uint64_t *count, struct iovec *parts)
 {
-    const struct iovec *whole = (const struct iovec *)(uintptr_t)iocb->aio_buf;
     size_t total = 0, left;
 
-    if ((iocb->aio_lio_opcode != IOCB_CMD_PREADV && iocb->aio_lio_opcode != IOCB_CMD_PWRITEV) ||
-        iocb->aio_nbytes > MAX_PARTS) {
+    if (*count > MAX_PARTS) {
         return false;
     }
-    for (size_t i = 0; i < iocb->aio_nbytes; i++) {
+    for (size_t i = 0; i < *count; i++) {
         total += whole[i].iov_len;
     }
     if (total <= ALIGNMENT) {
         return false;
     }
     left = ALIGNMENT * (1 + random_below((total - 1) / ALIGNMENT));
-    iocb->aio_buf = (uintptr_t)parts;
-    for (size_t i = 0; i < iocb->aio_nbytes; i++) {
+    for (size_t i = 0; i < *count; i++) {
         parts[i] = whole[i];
         if (parts[i].iov_len >= left) {
             parts[i].iov_len = left;
-            iocb->aio_nbytes = i + 1;
+            *count = i + 1;
             break;
         }
         left -= parts[i].iov_len;
     }
-    counts.cut++;
+    fault_counts.cut++;
     return true;
+}
+
+/* Makes `iocb` ask for less than it does, if that can be. Under the lock. */
+static void cut(struct iocb *iocb, struct iovec *parts)
+{
+    uint64_t count = iocb->aio_nbytes;
+
+    if ((iocb->aio_lio_opcode == IOCB_CMD_PREADV || iocb->aio_lio_opcode == IOCB_CMD_PWRITEV) &&
+        cut_vector((const struct iovec *)(uintptr_t)iocb->aio_buf, &count, parts)) {
+        iocb->aio_buf = (uintptr_t)parts;
+        iocb->aio_nbytes = count;
+    }
 }
 
 static long submit_with_faults(aio_context_t context, long number, struct iocb **iocbs)
@@ -209,16 +219,16 @@ static long submit_with_faults(aio_context_t context, long number, struct iocb *
     long taken = 0, most = number;
 
     pthread_mutex_lock(&lock);
-    counts.calls++;
+    fault_counts.calls++;
     if (comes("eagain", 16)) {
-        counts.eagain++;
+        fault_counts.eagain++;
         pthread_mutex_unlock(&lock);
         errno = EAGAIN;
         return -1;
     }
     if (number > 1 && comes("partial", 4)) {
         most = 1 + random_below(number - 1);
-        counts.partial++;
+        fault_counts.partial++;
     }
     for (; taken < most; taken++) {
         struct iocb iocb = *iocbs[taken];
@@ -255,6 +265,41 @@ static void flush(aio_context_t context)
     pthread_mutex_unlock(&lock);
 }
 
+static long enter_with_faults(const long *arguments)
+{
+    struct iovec parts[MAX_PARTS];
+
+    pthread_mutex_lock(&lock);
+    long number = uring_before_enter((int)arguments[0], arguments[1], parts);
+    pthread_mutex_unlock(&lock);
+    if (number < 0) {
+        errno = (int)-number;
+        return -1;
+    }
+    long answer = real_syscall(SYS_io_uring_enter, arguments[0], number, arguments[2], arguments[3],
+                               arguments[4], arguments[5]);
+    int error = errno;
+    pthread_mutex_lock(&lock);
+    uring_after_enter((int)arguments[0]);
+    pthread_mutex_unlock(&lock);
+    errno = error;
+    return answer;
+}
+
+static long set_up(const long *arguments)
+{
+    long fd = real_syscall(SYS_io_uring_setup, arguments[0], arguments[1]);
+    int error = errno;
+
+    if (fd >= 0) {
+        pthread_mutex_lock(&lock);
+        uring_is_set_up((int)fd, (const void *)arguments[1]);
+        pthread_mutex_unlock(&lock);
+    }
+    errno = error;
+    return fd;
+}
+
 long syscall(long number, ...)
 {
     long arguments[6];
@@ -267,6 +312,12 @@ long syscall(long number, ...)
     va_end(list);
     if (number == SYS_io_submit && arguments[1] > 0) {
         return submit_with_faults(arguments[0], arguments[1], (struct iocb **)arguments[2]);
+    }
+    if (number == SYS_io_uring_enter && arguments[1] > 0) {
+        return enter_with_faults(arguments);
+    }
+    if (number == SYS_io_uring_setup) {
+        return set_up(arguments);
     }
     if (number == SYS_io_destroy) {
         flush(arguments[0]);

@@ -9,11 +9,12 @@
 #include <stdint.h>
 
 typedef struct FaultCounts {
-    uint64_t calls; /* of io_submit(2) */
+    uint64_t calls; /* to submit, as the library counts them */
     uint64_t eagain;
     uint64_t partial;
     uint64_t cut;
-    uint64_t delayed;
+    uint64_t delayed;   /* io_submit(2) only */
+    uint64_t transient; /* io_uring only */
 } FaultCounts;
 
 void fault_shim_counts(FaultCounts *now);

@@ -6,19 +6,22 @@
 //! the preload library puts in the place of an executable's own. Here stands what they decide and
 //! what they report; a front adds types and names.
 //!
+//! The environment's LAIO_KERNEL is read once, when it is first needed.
+//!
 //! A pointer to a state is null, or came from [`init`] with the same kernel and host and was not
 //! freed: "a state of this front" below. Null is reported, or answered by -EINVAL.
 
 #![allow(clippy::missing_safety_doc)] // The paragraph above is the contract of all of them.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_int, c_uint, c_void};
 use std::ptr;
+use std::sync::OnceLock;
 
 use libc::iovec;
 
 use crate::errno::Errno;
 use crate::host::{AioContext, Error, Host, report};
-use crate::kernel::{Kernel, SetupError};
+use crate::kernel::{Chosen, Kernel, LaioKernel, SetupError, probe};
 use crate::qiov::{BdrvRequestFlags, QEMUIOVector, io_of_qiov};
 use crate::request::{CompletionCallback, Io};
 use crate::wait::Uncancelled;
@@ -28,19 +31,48 @@ const EINVAL: c_int = -libc::EINVAL;
 const NULL_STATE: &str = "the state is NULL";
 const NO_STATE: &str = "no state serves the calling thread's event loop";
 
-/// A state over `kernel`; null, and the host's error object filled, if there is no kernel.
-pub fn init<K: Kernel, H: Host>(
-    host: H,
-    kernel: Result<K, SetupError>,
-    errp: *mut *mut Error,
-) -> *mut State<K, H> {
+/// What the environment wants where a program does not say. A value that makes no sense is reported
+/// and ignored.
+fn wanted<H: Host>(host: H) -> LaioKernel {
+    static WANTED: OnceLock<LaioKernel> = OnceLock::new();
+    *WANTED.get_or_init(|| {
+        LaioKernel::of_environment().unwrap_or_else(|value| {
+            let instead = "is not auto, linux-aio or io_uring; using auto";
+            report(host, "LAIO_KERNEL", format_args!("{value:?} {instead}"));
+            LaioKernel::Auto
+        })
+    })
+}
+
+/// A state over the kernel interface of this number; null, and the host's error object filled, if
+/// it cannot be had.
+pub fn init<H: Host>(host: H, number: c_uint, errp: *mut *mut Error) -> *mut State<Chosen, H> {
+    let kernel = match LaioKernel::of_number(number) {
+        Some(LaioKernel::Auto) => Chosen::new(wanted(host)),
+        Some(asked) => Chosen::new(asked),
+        None => Err(SetupError::new(Errno(libc::EINVAL), c"no kernel interface has this number")),
+    };
     match kernel {
         Ok(kernel) => Box::into_raw(Box::new(State::new(kernel, host))),
         Err(SetupError { errno, what }) => {
-            host.error_set(errp, errno.0, what);
+            host.error_set(errp, errno.0, &what);
             ptr::null_mut()
         }
     }
+}
+
+/// Whether `fd` can be flushed asynchronously.
+pub fn has_fdsync<H: Host>(host: H, fd: c_int) -> bool {
+    if fd < 0 {
+        report(host, "laio_has_fdsync", format_args!("the descriptor {fd} is negative"));
+        return false;
+    }
+    probe::has_fdsync(wanted(host), fd)
+}
+
+/// Whether writes can be on stable storage when they complete.
+pub fn has_fua<H: Host>(host: H) -> bool {
+    probe::has_fua(wanted(host))
 }
 
 /// The state at `s`, or a report in the name of `function` that it is `missing`.
@@ -247,11 +279,19 @@ fn unplug<K: Kernel, H: Host>(
 }
 
 /// The statistics of `s`, or a report in the name of `function`.
-pub unsafe fn stats<K: Kernel, H: Host>(
+pub unsafe fn stats<H: Host>(
     host: H,
-    s: *const State<K, H>,
+    s: *const State<Chosen, H>,
     function: &str,
 ) -> Option<LaioStats> {
     // SAFETY: null or a state of this front.
-    unsafe { state_or_report(host, s, function, NULL_STATE) }.map(State::stats)
+    let state = unsafe { state_or_report(host, s, function, NULL_STATE) }?;
+    Some(LaioStats { kernel: state.kernel().which() as u64, ..state.stats() })
+}
+
+/// Which interface of the kernel `s` has; [`LaioKernel::Auto`], and a report, for none.
+pub unsafe fn state_kernel<H: Host>(host: H, s: *const State<Chosen, H>) -> LaioKernel {
+    // SAFETY: null or a state of this front.
+    let state = unsafe { state_or_report(host, s, "laio_state_kernel", NULL_STATE) };
+    state.map_or(LaioKernel::Auto, |state| state.kernel().which())
 }

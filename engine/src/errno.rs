@@ -11,6 +11,7 @@ pub struct Errno(pub c_int);
 
 impl Errno {
     /// The calling thread's `errno`.
+    #[cold] // Or the way without an error would bring along what this needs.
     pub fn last() -> Self {
         Self(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
     }

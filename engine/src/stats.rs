@@ -19,11 +19,11 @@ pub struct LaioStats {
     pub failed: u64,
     /// Resubmissions of what a short transfer left over. One request may need several.
     pub retried: u64,
-    /// Calls of io_submit(2), whatever came of them.
+    /// Submission calls, whatever came of them: io_submit(2), or io_uring_enter(2).
     pub io_submit_calls: u64,
-    /// The most requests that one io_submit(2) accepted.
+    /// The most requests that one submission call accepted.
     pub largest_batch: u64,
-    /// Times that io_submit(2) answered EAGAIN.
+    /// Times that a submission call answered EAGAIN.
     pub eagain: u64,
     /// Times that a submission was refused at the depth bound and left to completion_bh.
     pub at_bound: u64,
@@ -35,8 +35,10 @@ pub struct LaioStats {
     pub in_queue: u64,
     /// With the kernel, now.
     pub in_flight: u64,
+    /// Which interface of the kernel it is: LAIO_KERNEL_LINUX_AIO or LAIO_KERNEL_IO_URING.
+    pub kernel: u64,
     /// Zero, for later.
-    pub reserved: [u64; 4],
+    pub reserved: [u64; 3],
 }
 
 /// The counts of a state, kept as they are told. What is in the queue and in flight the state knows

@@ -49,7 +49,7 @@ impl Loop {
         // SAFETY: writes at most one event. Whatever ends it, the caller looks again.
         unsafe {
             let (wait, epoll) = (libc::SYS_epoll_pwait, epoll_of(self));
-            libc::syscall(wait, epoll, &raw mut event, 1, milliseconds, no_mask, 0);
+            libc::syscall(wait, epoll, &raw mut event, 1, milliseconds, no_mask, 0usize);
         }
     }
 }

@@ -24,7 +24,7 @@ use std::ffi::c_int;
 
 use laio_engine::State;
 use laio_engine::host::LinuxAioState;
-use laio_engine::kernel::LinuxAio;
+use laio_engine::kernel::Chosen;
 
 use crate::host::ProcessHost;
 
@@ -41,6 +41,6 @@ fn host() -> ProcessHost {
 }
 
 /// The shipped pair of kernel and host, behind the pointer that C has.
-fn state(s: *mut LinuxAioState) -> *mut State<LinuxAio, ProcessHost> {
+fn state(s: *mut LinuxAioState) -> *mut State<Chosen, ProcessHost> {
     s.cast()
 }

@@ -6,25 +6,26 @@ use std::ffi::c_int;
 
 use laio_engine::c_entry::{self, CRequest};
 use laio_engine::host::{AioContext, Error, LinuxAioState};
-use laio_engine::kernel::{LinuxAio, aio};
+use laio_engine::kernel::{Chosen, LaioKernel};
 use laio_engine::qiov::{BdrvRequestFlags, QEMUIOVector};
 use laio_engine::wait::Uncancelled;
 
 use super::{host, state};
-use crate::host::{ProcessHost, report};
+use crate::host::ProcessHost;
 
-/// Makes a state: a Linux AIO context of 1024 requests and its eventfd.
+/// Makes a state, as laio_init_kernel() does for LAIO_KERNEL_AUTO: a Linux AIO context of 1024
+/// requests and its eventfd, or an io_uring.
 ///
-/// Returns NULL if the kernel has none left (fs.aio-max-nr) or no descriptor is free; `*errp` is
-/// then filled by the host's `error_set` hook, or the reason goes to the log. `errp` may be NULL.
-/// The caller owns the state and gives it to laio_cleanup() in the end. Attach it to an event loop
-/// before use. May be called on any thread.
+/// Returns NULL if the kernel has neither (fs.aio-max-nr, and see there) or no descriptor is free;
+/// `*errp` is then filled by the host's `error_set` hook, or the reason goes to the log. `errp` may
+/// be NULL. The caller owns the state and gives it to laio_cleanup() in the end. Attach it to an
+/// event loop before use. May be called on any thread.
 ///
 /// As laio_init() of QEMU's block/linux-aio.c.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn laio_init(errp: *mut *mut Error) -> *mut LinuxAioState {
     let _uncancelled = Uncancelled::enter();
-    c_entry::init(ProcessHost::get(), LinuxAio::new(), errp).cast()
+    c_entry::init(ProcessHost::get(), LaioKernel::Auto as u32, errp).cast()
 }
 
 /// Frees a state, after laio_detach_aio_context(), or detaching it.
@@ -114,7 +115,7 @@ pub unsafe extern "C" fn laio_co_submit(
 ) -> c_int {
     let request = CRequest { fd, offset, qiov, kind: r#type, flags, dev_max_batch };
     // SAFETY: the caller's promise.
-    unsafe { c_entry::co_submit::<LinuxAio, _>(host(), request) }
+    unsafe { c_entry::co_submit::<Chosen, _>(host(), request) }
 }
 
 /// Lets requests to the state of the calling thread's event loop gather until laio_io_unplug().
@@ -125,7 +126,7 @@ pub unsafe extern "C" fn laio_co_submit(
 #[unsafe(no_mangle)]
 pub extern "C" fn laio_io_plug() {
     // SAFETY: the state is the host's answer.
-    unsafe { c_entry::current_plug::<LinuxAio, _>(host()) };
+    unsafe { c_entry::current_plug::<Chosen, _>(host()) };
 }
 
 /// Ends a plug of the calling thread's state and submits what has gathered; within another plug
@@ -135,28 +136,24 @@ pub extern "C" fn laio_io_plug() {
 #[unsafe(no_mangle)]
 pub extern "C" fn laio_io_unplug(dev_max_batch: u64) {
     // SAFETY: the state is the host's answer.
-    unsafe { c_entry::current_unplug::<LinuxAio, _>(host(), dev_max_batch) };
+    unsafe { c_entry::current_unplug::<Chosen, _>(host(), dev_max_batch) };
 }
 
 /// Whether the kernel can flush `fd` asynchronously, so that QEMU_AIO_FLUSH may be submitted for
-/// it. False also for a negative descriptor, and when no AIO context is left to ask with; true for
-/// one that is closed. Any thread.
+/// it. False also for a negative descriptor, and when there is neither an AIO context nor an
+/// io_uring to ask with; true for one that is closed. Any thread.
 ///
 /// As laio_has_fdsync() of QEMU.
 #[unsafe(no_mangle)]
 pub extern "C" fn laio_has_fdsync(fd: c_int) -> bool {
-    if fd < 0 {
-        report("laio_has_fdsync", format_args!("the descriptor {fd} is negative"));
-        return false;
-    }
-    aio::has_fdsync(fd)
+    c_entry::has_fdsync(host(), fd)
 }
 
-/// Whether the kernel can do BDRV_REQ_FUA writes (RWF_DSYNC, Linux 4.13). False also as long as no
-/// AIO context is left to ask with. Any thread.
+/// Whether the kernel can do BDRV_REQ_FUA writes (RWF_DSYNC, Linux 4.13). False also as long as
+/// there is neither an AIO context nor an io_uring to ask with. Any thread.
 ///
 /// As laio_has_fua() of QEMU 10.0, which answers what libaio was compiled with.
 #[unsafe(no_mangle)]
 pub extern "C" fn laio_has_fua() -> bool {
-    aio::has_fua()
+    c_entry::has_fua(host())
 }

@@ -2,17 +2,45 @@
 
 //! The functions that are told their state.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_int, c_uint, c_void};
 
 use laio_engine::LaioStats;
 use laio_engine::c_entry::{self, CRequest};
-use laio_engine::host::LinuxAioState;
+use laio_engine::host::{Error, LinuxAioState};
 use laio_engine::qiov::{BdrvRequestFlags, QEMUIOVector};
 use laio_engine::request::Io;
+use laio_engine::wait::Uncancelled;
 use libc::iovec;
 
 use super::{host, state};
-use crate::host::report;
+use crate::host::{ProcessHost, report};
+
+/// Makes a state over an interface of the kernel that the caller chooses: one of LaioKernel. All else
+/// is as for laio_init().
+///
+/// One that is asked for by name, here or by the environment's LAIO_KERNEL, and cannot be had is an
+/// error that names the reason: fs.aio-max-nr is spent, RLIMIT_MEMLOCK is too small for the smallest
+/// ring, a seccomp filter (that of a container, mostly) or kernel.io_uring_disabled denies it. For
+/// LAIO_KERNEL_AUTO it is one error that names both reasons.
+///
+/// With io_uring, epoll_wait(2) and its like may return EINTR without any signal, in all that the
+/// submitting thread waits for.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn laio_init_kernel(
+    kernel: c_uint,
+    errp: *mut *mut Error,
+) -> *mut LinuxAioState {
+    let _uncancelled = Uncancelled::enter();
+    c_entry::init(ProcessHost::get(), kernel, errp).cast()
+}
+
+/// Which interface of the kernel the state `s` has: LAIO_KERNEL_LINUX_AIO or LAIO_KERNEL_IO_URING.
+/// LAIO_KERNEL_AUTO, and a report, if it is NULL. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn laio_state_kernel(s: *const LinuxAioState) -> c_uint {
+    // SAFETY: the caller's promise.
+    unsafe { c_entry::state_kernel(host(), state(s.cast_mut())) as c_uint }
+}
 
 /// As laio_co_submit(), for the state `s`. -EINVAL if it is NULL.
 ///

@@ -198,7 +198,7 @@ impl Host for ProcessHost {
 
     fn error_set(self, errp: *mut *mut Error, errno: c_int, message: &CStr) {
         if optional_hook!(self.error_set(errp, errno, message.as_ptr())).is_none() {
-            // laio_init() alone can fail so.
+            // Only making a state can fail so.
             let message = message.to_string_lossy();
             report("laio_init", format_args!("{message}: {:?}", Errno(errno)));
         }

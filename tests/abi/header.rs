@@ -66,6 +66,10 @@ pub struct QEMUIOVector__bindgen_ty_1__bindgen_ty_2 {
 pub type LaioCompletionFunc = ::std::option::Option<
     unsafe extern "C" fn(opaque: *mut ::std::os::raw::c_void, ret: ::std::os::raw::c_int),
 >;
+pub const LaioKernel_LAIO_KERNEL_AUTO: LaioKernel = 0;
+pub const LaioKernel_LAIO_KERNEL_LINUX_AIO: LaioKernel = 1;
+pub const LaioKernel_LAIO_KERNEL_IO_URING: LaioKernel = 2;
+pub type LaioKernel = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LaioStats {
@@ -81,7 +85,8 @@ pub struct LaioStats {
     pub deepest_nesting: u64,
     pub in_queue: u64,
     pub in_flight: u64,
-    pub reserved: [u64; 4usize],
+    pub kernel: u64,
+    pub reserved: [u64; 3usize],
 }
 pub type LaioHostFunc =
     ::std::option::Option<unsafe extern "C" fn(opaque: *mut ::std::os::raw::c_void)>;

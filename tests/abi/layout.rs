@@ -11,6 +11,7 @@ mod header;
 use std::mem::offset_of;
 
 use laio_engine::LaioStats;
+use laio_engine::kernel::LaioKernel;
 use laio_engine::qiov::{QEMUIOVector, QEMUIOVectorRest};
 use laio_engine::request::{REQ_FUA, aio_type};
 
@@ -49,6 +50,7 @@ fn statistics() {
         deepest_nesting,
         in_queue,
         in_flight,
+        kernel,
         reserved,
     });
 }
@@ -105,4 +107,7 @@ fn constants() {
     assert_eq!(header::QEMU_AIO_FLUSH as i32, aio_type::FLUSH);
     assert_eq!(header::QEMU_AIO_ZONE_APPEND as i32, aio_type::ZONE_APPEND);
     assert_eq!(header::BDRV_REQ_FUA, REQ_FUA);
+    assert_eq!(header::LaioKernel_LAIO_KERNEL_AUTO, LaioKernel::Auto as u32);
+    assert_eq!(header::LaioKernel_LAIO_KERNEL_LINUX_AIO, LaioKernel::LinuxAio as u32);
+    assert_eq!(header::LaioKernel_LAIO_KERNEL_IO_URING, LaioKernel::IoUring as u32);
 }

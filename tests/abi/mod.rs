@@ -5,6 +5,7 @@
 mod allocation;
 mod builtin;
 mod fork;
+mod kernels;
 mod kill;
 mod layout;
 

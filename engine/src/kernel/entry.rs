@@ -92,6 +92,23 @@ impl Entry {
         self.0.aio_rw_flags & libc::RWF_DSYNC != 0
     }
 
+    /// The flags of preadv2(2).
+    pub(super) fn flags(&self) -> c_int {
+        self.0.aio_rw_flags
+    }
+
+    /// Which thread submitted it, where a kernel notes that. The field is the kernel's own in Linux
+    /// AIO, which writes a number there.
+    pub(super) fn submitter(&self) -> u32 {
+        self.0.aio_key
+    }
+
+    /// Notes which thread submits it.
+    #[inline]
+    pub(super) fn set_submitter(&mut self, thread: u32) {
+        self.0.aio_key = thread;
+    }
+
     /// Asks for another part of the same transfer.
     pub fn set_range(&mut self, parts: *const iovec, count: usize, offset: i64) {
         self.0.aio_buf = parts.expose_provenance() as u64;

@@ -1,21 +1,29 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the engine asks of the kernel, as a trait, and Linux AIO behind it.
+//! What the engine asks of the kernel, as a trait, and Linux AIO and io_uring behind it.
 //!
 //! The engine is generic over [`Kernel`] so that tests can put a simulated kernel in its place,
 //! one that completes requests in every order and fails in every way.
 
 pub mod aio;
+mod choice;
 mod entry;
+pub mod probe;
 mod timer;
+mod uring;
+mod with_eventfd;
 
+use std::borrow::Cow;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-pub use aio::LinuxAio;
+pub use aio::{Aio, LinuxAio};
+pub use choice::{Chosen, Either, LaioKernel};
 pub use entry::{Entry, Opcode};
 pub use timer::Timer;
+pub use uring::{IoUring, Uring};
+pub use with_eventfd::{Interface, WithEventfd};
 
 use crate::errno::Errno;
 use crate::wait;
@@ -26,7 +34,13 @@ pub struct SetupError {
     /// The kernel's answer.
     pub errno: Errno,
     /// For a human, without the errno's own text.
-    pub what: &'static CStr,
+    pub what: Cow<'static, CStr>,
+}
+
+impl SetupError {
+    pub(crate) fn new(errno: Errno, what: &'static CStr) -> Self {
+        Self { errno, what: what.into() }
+    }
 }
 
 /// What the engine wants to know of a completion.

@@ -7,14 +7,14 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use laio_engine::c_entry::{self, CRequest};
 use laio_engine::host::{AioContext, Error};
-use laio_engine::kernel::{LinuxAio, aio};
+use laio_engine::kernel::{Chosen, LaioKernel};
 use laio_engine::qiov::{BdrvRequestFlags, QEMUIOVector};
 use laio_engine::{LaioStats, State};
 
 use super::qemu::{Functions, Generation, Qemu};
 use crate::stats::Summary;
 
-type QemuState = State<LinuxAio, Qemu>;
+type QemuState = State<Chosen, Qemu>;
 
 static FUNCTIONS: OnceLock<Functions> = OnceLock::new();
 
@@ -52,7 +52,7 @@ pub fn replacements(generation: Generation) -> Vec<(&'static str, usize)> {
 }
 
 unsafe extern "C" fn init(errp: *mut *mut Error) -> *mut QemuState {
-    let state = c_entry::init(host(), LinuxAio::new(), errp);
+    let state = c_entry::init(host(), LaioKernel::Auto as u32, errp);
     if !state.is_null() {
         states().live.push(Live(state));
     }
@@ -85,7 +85,7 @@ unsafe extern "C" fn co_submit(
     let request = CRequest { fd, offset, qiov, kind, flags, dev_max_batch };
     // SAFETY: the state that QEMU has for this thread came from `init`; the vector is QEMU's, which
     // stays until the request is complete.
-    unsafe { c_entry::co_submit::<LinuxAio, _>(host(), request) }
+    unsafe { c_entry::co_submit::<Chosen, _>(host(), request) }
 }
 
 unsafe extern "C" fn co_submit_9(
@@ -100,11 +100,11 @@ unsafe extern "C" fn co_submit_9(
 }
 
 extern "C" fn has_fdsync(fd: c_int) -> bool {
-    aio::has_fdsync(fd)
+    c_entry::has_fdsync(host(), fd)
 }
 
 extern "C" fn has_fua() -> bool {
-    aio::has_fua()
+    c_entry::has_fua(host())
 }
 
 struct Live(*const QemuState);

@@ -2,7 +2,6 @@
 
 //! Linux AIO: io_setup(2), io_submit(2), io_destroy(2), and the mapped ring.
 
-mod probe;
 mod ring;
 #[allow(missing_docs, non_camel_case_types, clippy::all, clippy::undocumented_unsafe_blocks)]
 pub mod sys;
@@ -12,18 +11,14 @@ compile_error!("sys.rs was generated for little-endian targets: generate it for 
 
 use std::cell::Cell;
 use std::ffi::c_long;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::time::Duration;
 
-pub use probe::{has_fdsync, has_fua};
 use ring::Ring;
 use sys::{aio_context_t, io_event};
 
-use super::{Completion, Entry, Files, Kernel, SetupError, Timer};
+use super::{Completion, Entry, Interface, SetupError, WithEventfd};
 use crate::errno::Errno;
 use crate::process::Process;
-use crate::wait;
 
 /// Requests that one context can have in flight: the size of its completion ring, as in QEMU.
 const CAPACITY: usize = 1024;
@@ -33,20 +28,20 @@ fn no_context(errno: Errno) -> SetupError {
         libc::EAGAIN => c"no AIO context left; see the sysctl fs.aio-max-nr",
         _ => c"cannot set up an AIO context",
     };
-    SetupError { errno, what }
+    SetupError::new(errno, what)
 }
 
 /// A context of io_setup(2), destroyed on drop.
 ///
 /// Destroying waits for whatever is still in flight, as io_destroy(2) does.
-struct Context {
+pub(super) struct Context {
     id: aio_context_t,
     /// The process that has it. The child of a fork has not, but it shares the mapped ring.
     process: Process,
 }
 
 impl Context {
-    fn new(events: usize) -> Result<Self, Errno> {
+    pub(super) fn new(events: usize) -> Result<Self, Errno> {
         let mut context: aio_context_t = 0;
         // SAFETY: io_setup(2) writes one context to a place that holds one.
         check(unsafe { libc::syscall(libc::SYS_io_setup, events, &mut context) })?;
@@ -55,8 +50,8 @@ impl Context {
 
     /// # Safety
     ///
-    /// As [`Kernel::submit`].
-    unsafe fn submit(&self, entries: &[*mut Entry]) -> Result<usize, Errno> {
+    /// As [`Interface::submit`].
+    pub(super) unsafe fn submit(&self, entries: &[*mut Entry]) -> Result<usize, Errno> {
         let (count, iocbs) = (entries.len(), entries.as_ptr());
         // SAFETY: io_submit(2) reads `count` pointers to iocbs, which entries are; that they stay
         // is the caller's promise.
@@ -64,7 +59,7 @@ impl Context {
     }
 
     /// Takes up to one event by system call; waits for it when `min` is 1.
-    fn get_event(&self, min: c_long) -> Option<Completion> {
+    pub(super) fn get_event(&self, min: c_long) -> Option<Completion> {
         let mut event = io_event::default();
         let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         let timeout = if min == 0 { &raw const zero } else { ptr::null() };
@@ -103,7 +98,7 @@ impl From<&io_event> for Completion {
 }
 
 /// How completions leave the kernel.
-enum Completions {
+pub(super) enum Completions {
     /// From the mapped ring, without a system call.
     Mapped(Ring),
     /// By io_getevents(2), where the ring is not of a known kind. An event that was only looked
@@ -111,18 +106,16 @@ enum Completions {
     SystemCall(Cell<Option<Completion>>),
 }
 
-/// The kernel of the shipped library.
-pub struct LinuxAio {
+/// A context, and the way to reap from it.
+pub struct Aio {
     // Before the context: the ring is gone once the context is destroyed.
-    completions: Completions,
+    pub(super) completions: Completions,
     context: Context,
-    eventfd: OwnedFd,
-    timer: Timer,
 }
 
-impl LinuxAio {
-    /// Sets up a context of 1024 requests and its eventfd.
-    pub fn new() -> Result<Self, SetupError> {
+impl Aio {
+    /// Sets up a context of 1024 requests.
+    pub(super) fn new() -> Result<Self, SetupError> {
         let mut aio = Self::with_getevents()?;
         // SAFETY: the context comes from io_setup(2) and is dropped after the ring.
         if let Some(ring) = unsafe { Ring::of(aio.context.id) } {
@@ -131,19 +124,10 @@ impl LinuxAio {
         Ok(aio)
     }
 
-    /// The same, with completions taken by io_getevents(2) alone. [`new`](Self::new) falls back to
-    /// this where the mapped ring is not of a known kind.
-    pub fn with_getevents() -> Result<Self, SetupError> {
+    fn with_getevents() -> Result<Self, SetupError> {
         let context = Context::new(CAPACITY).map_err(no_context)?;
-        // SAFETY: eventfd(2) takes no pointer.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(SetupError { errno: Errno::last(), what: c"cannot make an eventfd" });
-        }
-        // SAFETY: the descriptor is new and nobody else's.
-        let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
         let completions = Completions::SystemCall(Cell::new(None));
-        Ok(Self { completions, context, eventfd, timer: Timer::default() })
+        Ok(Self { completions, context })
     }
 
     #[cold]
@@ -152,25 +136,32 @@ impl LinuxAio {
     }
 }
 
-impl Kernel for LinuxAio {
-    fn capacity(&self) -> usize {
-        CAPACITY
+/// Linux AIO as a kernel.
+pub type LinuxAio = WithEventfd<Aio>;
+
+impl LinuxAio {
+    /// Sets up a context of 1024 requests and its eventfd.
+    pub fn new() -> Result<Self, SetupError> {
+        Self::set_up(|_| Aio::new())
     }
 
-    #[inline]
-    fn prepare(&self, entry: &mut Entry) {
-        entry.set_eventfd(self.eventfd());
+    /// The same, with completions taken by io_getevents(2) alone. [`new`](Self::new) falls back to
+    /// this where the mapped ring is not of a known kind.
+    pub fn with_getevents() -> Result<Self, SetupError> {
+        Self::set_up(|_| Aio::with_getevents())
+    }
+}
+
+/// Each entry names the eventfd.
+impl Interface for Aio {
+    fn capacity(&self) -> usize {
+        CAPACITY
     }
 
     #[inline]
     unsafe fn submit(&self, entries: &[*mut Entry]) -> Result<usize, Errno> {
         // SAFETY: the caller's promise.
         unsafe { self.context.submit(entries) }
-    }
-
-    /// What Linux AIO tells, it tells of the request, as QEMU's own engine takes it.
-    fn is_transient(&self, _res: i64) -> bool {
-        false
     }
 
     #[inline]
@@ -198,37 +189,9 @@ impl Kernel for LinuxAio {
         }
     }
 
-    fn eventfd(&self) -> RawFd {
-        self.eventfd.as_raw_fd()
-    }
-
-    fn clear_eventfd(&self) {
-        wait::clear_eventfd(self.eventfd());
-    }
-
-    fn wait(&self) {
-        while !self.has_completions() {
-            wait::until_readable(self.eventfd());
-            self.clear_eventfd();
-        }
-    }
-
+    /// What Linux AIO tells, it tells of the request, as QEMU's own engine takes it.
     #[inline]
-    fn is_inherited(&self) -> bool {
-        !self.context.process.is_current()
-    }
-
-    fn arm_timer(&self, delay: Duration) -> Result<RawFd, Errno> {
-        self.timer.arm(delay)
-    }
-
-    fn is_timer_due(&self) -> bool {
-        self.timer.is_due()
-    }
-
-    fn clear_timer(&self) {
-        self.timer.clear();
+    fn is_transient(&self, _res: i64) -> bool {
+        false
     }
 }
-
-impl Files for LinuxAio {}

@@ -95,10 +95,16 @@ impl Ring {
         let event = unsafe { self.events.add(slot as usize).as_ref() };
         let completion = Completion::from(event);
         // Release: the copy is done before the kernel may write the slot again.
-        let next = if slot + 1 == self.slots { 0 } else { slot + 1 };
+        let next = if slot + 1 == self.slots { first_slot() } else { slot + 1 };
         self.header().head.store(next, Ordering::Release);
         Some(completion)
     }
+}
+
+/// Behind the last one. So rare that a branch, which is foreseen, costs less than a choice.
+#[cold]
+fn first_slot() -> u32 {
+    0
 }
 
 #[cfg(test)]
