@@ -106,7 +106,7 @@ impl Oracle {
     fn wait(&self) -> Option<i64> {
         match self {
             Self::Aio(context) => Some(context.get_event(1)?.res),
-            Self::Uring(uring) => uring.wait().map(|completion| completion.res),
+            Self::Uring(uring) => Some(uring.wait().res),
         }
     }
 }

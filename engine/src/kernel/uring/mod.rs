@@ -20,6 +20,7 @@ mod sys;
 use std::cell::Cell;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use ring::{Cqe, Ring};
 
@@ -59,12 +60,14 @@ impl Uring {
     }
 
     /// The next completion, waiting for it without an eventfd.
-    pub(super) fn wait(&self) -> Option<Completion> {
+    pub(super) fn wait(&self) -> Completion {
         loop {
             if let Some(completion) = self.reap() {
-                return Some(completion);
+                return completion;
             }
-            self.ring.sleep().ok()?;
+            // It comes also where the kernel refuses to be waited for, and a ring is not closed
+            // before that.
+            self.ring.sleep().unwrap_or_else(|_| std::thread::sleep(Duration::from_millis(1)));
         }
     }
 
