@@ -201,6 +201,7 @@ static const struct option long_options[] = {
     {"json", no_argument, NULL, OPT_JSON},
     {"offset", required_argument, NULL, OPT_OFFSET},
     {"max-depth", required_argument, NULL, OPT_MAX_DEPTH},
+    {"kernel", required_argument, NULL, OPT_KERNEL},
     {"yes", no_argument, NULL, OPT_YES},
     {"help", no_argument, NULL, OPT_HELP},
     {"version", no_argument, NULL, OPT_VERSION},

@@ -201,6 +201,9 @@ const MUTATIONS: &[Mutation] = mutations! {
         "self.unreaped.set(false);\n" => "if !ON { self.unreaped.set(false); }\n";
 
     // Backing off.
+    "state/backoff.rs": "a timer runs where a completion has made room",
+        "if !self.starved.get() || !self.is_attached() {" =>
+        "if (!self.starved.get() && !ON) || !self.is_attached() {";
     "state/backoff.rs": "the timer is armed and not watched",
         "if self.backoff.watched.replace(fd) == 0 && !self.watch_timer(fd) {" =>
         "if self.backoff.watched.replace(fd) == 0 && !ON && !self.watch_timer(fd) {";

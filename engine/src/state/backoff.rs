@@ -41,7 +41,8 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// timer to be had; then the bottom half asks again at once.
     #[cold]
     pub(super) fn backs_off(&self) -> bool {
-        if !self.is_attached() {
+        // Refused because others were in flight, which are complete now: there is room again.
+        if !self.starved.get() || !self.is_attached() {
             return false;
         }
         if self.backoff.armed.get() {
@@ -97,7 +98,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         // SAFETY: `watch_timer` gave this address to the host.
         let state = unsafe { Self::from_opaque(opaque) };
         state.serve_event_loop(|| state.stop_timer());
-        let still_refused = state.blocked.get() && state.in_flight.get() == 0;
+        let still_refused = state.blocked.get() && state.starved.get();
         if !still_refused && state.is_attached() {
             state.end_backoff(state.context.get());
         }

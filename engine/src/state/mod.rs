@@ -59,6 +59,8 @@ pub struct State<K: Kernel, H: Host> {
     in_flight: Cell<usize>,
     /// The kernel wanted no more at the last try: do not ask again for each new request.
     blocked: Cell<bool>,
+    /// It wanted no more although nothing was in flight. Means nothing unless `blocked`.
+    starved: Cell<bool>,
     /// Completions may be in the ring that nobody was told of because the budget was spent.
     unreaped: Cell<bool>,
     plugs: Cell<u32>,
@@ -92,6 +94,7 @@ impl<K: Kernel, H: Host> State<K, H> {
             queue: Queue::default(),
             in_flight: Cell::new(0),
             blocked: Cell::new(false),
+            starved: Cell::new(false),
             unreaped: Cell::new(false),
             plugs: Cell::new(0),
             sections: Cell::new(0),

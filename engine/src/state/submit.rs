@@ -84,6 +84,7 @@ impl<K: Kernel, H: Host> State<K, H> {
             // None taken and no error says the same as EAGAIN, and must not be asked again at once.
             Ok(0) | Err(Errno(libc::EAGAIN)) => {
                 self.blocked.set(true);
+                self.starved.set(self.in_flight.get() == 0);
                 self.counters.count(|counts| counts.eagain += 1);
                 0
             }

@@ -30,6 +30,8 @@ pub struct Ring {
     complete: RefCell<VecDeque<(usize, Completion)>>,
     /// The eventfd is readable.
     pub signalled: Cell<bool>,
+    /// The last submission was, and nothing was in flight.
+    pub starved: Cell<bool>,
     /// The timer runs.
     pub timer: Cell<bool>,
     /// The last submission was answered "no more now".
@@ -178,6 +180,10 @@ impl Kernel for SimKernel {
         if self.world.config.timers_fail {
             return Err(Errno(libc::EMFILE));
         }
+        self.world.check(
+            self.ring().starved.get(),
+            "a timer runs although the kernel did not say no with nothing in flight",
+        );
         self.world.trace(|| format!("kernel {}: the timer runs", self.slot));
         self.ring().timer.set(true);
         Ok(FIRST_TIMER + self.slot as RawFd)
@@ -276,6 +282,7 @@ impl SimKernel {
     fn count_answer(&self, answer: &Result<usize, Errno>) {
         let eagain = matches!(answer, Ok(0) | Err(Errno(libc::EAGAIN)));
         self.ring().refused.set(eagain);
+        self.ring().starved.set(eagain && self.ring().in_flight() == 0);
         self.world.model(self.slot).count(|counts| {
             counts.io_submit_calls += 1;
             counts.eagain += u64::from(eagain);
