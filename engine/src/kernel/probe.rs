@@ -3,7 +3,8 @@
 //! What this kernel's asynchronous I/O can do, found by asking it.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::OnceLock;
+
+use once_cell::race::OnceBool;
 
 use super::aio::Context;
 use super::uring::Uring;
@@ -11,18 +12,23 @@ use super::{Entry, Interface, LaioKernel, Opcode};
 use crate::errno::Errno;
 use crate::wait::Uncancelled;
 
-/// The answer of [`ask_fua`], once there is one.
-static HAS_FUA: OnceLock<bool> = OnceLock::new();
+/// The answer of [`ask_fua`], once there is one. Nobody waits for who asks: two threads may both, and
+/// the child of a fork does not hang on a thread that it does not have.
+static HAS_FUA: OnceBool = OnceBool::new();
+
+/// The kernel could not be asked, or did not say. It may the next time.
+#[derive(PartialEq, Eq, Debug)]
+struct NoAnswer;
 
 /// Whether `fd` can be flushed by [`Opcode::DataSync`]. The kernel answers EINVAL where it cannot.
 /// `asked` is the interface to ask with; both answer alike.
 pub fn has_fdsync(asked: LaioKernel, fd: RawFd) -> bool {
     let _uncancelled = Uncancelled::enter();
-    let Some(oracle) = Oracle::new(asked) else { return false };
+    let Ok(oracle) = Oracle::new(asked) else { return false };
     // Destroying a context of Linux AIO takes the kernel some ten milliseconds, and who asks for the
     // one asks for the other as well.
-    learn_fua(&oracle);
-    oracle.result_of(Entry::data_sync(fd)).is_some_and(|answer| answer != -i64::from(libc::EINVAL))
+    let _ = HAS_FUA.get_or_try_init(|| ask_fua(&oracle));
+    oracle.result_of(Entry::data_sync(fd)).is_ok_and(|answer| answer != -i64::from(libc::EINVAL))
 }
 
 /// Whether a write can carry RWF_DSYNC (Linux 4.13).
@@ -30,31 +36,25 @@ pub fn has_fdsync(asked: LaioKernel, fd: RawFd) -> bool {
 /// Asked once, of an empty write to an anonymous file. While that cannot even be asked (no
 /// interface or descriptor to be had) the answer is no, which costs the host a flush and never data.
 pub fn has_fua(asked: LaioKernel) -> bool {
-    if HAS_FUA.get().is_none() {
+    let ask = || {
         let _uncancelled = Uncancelled::enter();
-        let _ = Oracle::new(asked).map(|oracle| learn_fua(&oracle));
-    }
-    HAS_FUA.get().copied().unwrap_or(false)
+        ask_fua(&Oracle::new(asked)?)
+    };
+    HAS_FUA.get_or_try_init(ask).unwrap_or(false)
 }
 
-fn learn_fua(oracle: &Oracle) {
-    if HAS_FUA.get().is_none() {
-        ask_fua(oracle).map(|answer| HAS_FUA.get_or_init(|| answer));
-    }
-}
-
-fn ask_fua(oracle: &Oracle) -> Option<bool> {
+fn ask_fua(oracle: &Oracle) -> Result<bool, NoAnswer> {
     // SAFETY: the name is a C string.
     let fd = unsafe { libc::memfd_create(c"laio".as_ptr(), libc::MFD_CLOEXEC) };
     if fd < 0 {
-        return None;
+        return Err(NoAnswer);
     }
     // SAFETY: the descriptor is new and nobody else's.
     let file = unsafe { OwnedFd::from_raw_fd(fd) };
     let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
     let write = Entry::transfer(Opcode::Write, file.as_raw_fd(), (&raw const empty, 1), 0);
     let write = write.with_flags(libc::RWF_DSYNC);
-    oracle.result_of(write).map(|answer| answer >= 0)
+    Ok(oracle.result_of(write)? >= 0)
 }
 
 /// An interface with room for one request, and without an eventfd.
@@ -65,30 +65,30 @@ enum Oracle {
 
 impl Oracle {
     /// As states get theirs.
-    fn new(asked: LaioKernel) -> Option<Self> {
+    fn new(asked: LaioKernel) -> Result<Self, NoAnswer> {
         let aio = || Context::new(1).ok().map(Self::Aio);
         let uring = || Uring::without_eventfd(1).ok().map(Self::Uring);
-        match asked {
+        let made = match asked {
             LaioKernel::Auto => aio().or_else(uring),
             LaioKernel::LinuxAio => aio(),
             LaioKernel::IoUring => uring(),
-        }
+        };
+        made.ok_or(NoAnswer)
     }
 
-    /// The result of `request`, or the negative errno that refused it. `None` if the kernel does
-    /// not say.
-    fn result_of(&self, request: Entry) -> Option<i64> {
+    /// The result of `request`, or the negative errno that refused it.
+    fn result_of(&self, request: Entry) -> Result<i64, NoAnswer> {
         let request = Box::into_raw(Box::new(request));
         // SAFETY: the entry is freed below, when it is not with the kernel; what it names (an empty
         // vector) the kernel reads before this returns.
         let result = match unsafe { self.submit(&[request]) } {
             // Should waiting fail, the kernel may still have it, and it is left to it.
-            Ok(_) => self.wait()?,
+            Ok(_) => self.wait().ok_or(NoAnswer)?,
             Err(errno) => i64::from(errno.negative()),
         };
         // SAFETY: complete, or never taken.
         drop(unsafe { Box::from_raw(request) });
-        Some(result)
+        Ok(result)
     }
 
     /// # Safety
@@ -123,8 +123,10 @@ mod tests {
         // Every kernel since 4.13; the tests run on nothing older.
         for asked in ALL {
             assert!(has_fua(asked));
+            // Known from then on, without asking.
+            assert_eq!(HAS_FUA.get(), Some(true));
             let oracle = Oracle::new(asked).unwrap();
-            assert_eq!(ask_fua(&oracle), Some(true));
+            assert_eq!(ask_fua(&oracle), Ok(true));
         }
     }
 
