@@ -18,7 +18,7 @@ shell_scripts() { git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck; }
 minimum_rust() {
     local version toolchain
     version=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
-    toolchain=$(rustup toolchain list 2>/dev/null | grep -o "^$version[^ ]*" | tail -n 1) || true
+    toolchain=$(rustup toolchain list 2>/dev/null | grep -o "^${version}[^ ]*" | tail -n 1) || true
     if [[ -n $toolchain ]]; then
         cargo "+$toolchain" check --quiet --locked --workspace --all-targets \
             --target-dir target/minimum-rust
