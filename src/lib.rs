@@ -5,6 +5,8 @@
 //! The contract is the C API of `include/laio.h`, which is generated from [`ffi`]. What it does is
 //! in the crate `laio-engine`.
 
+#![deny(missing_docs)]
+
 mod event_loop;
 pub mod ffi;
 mod host;

@@ -6,10 +6,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=tools/lib/steps.sh
 source tools/lib/steps.sh
 
-# Of what is private as well: its readers work on it, and follow its links.
+# As docs.rs would make it, and of what is private as well: its readers work on it, and follow its
+# links.
 documentation() {
-    RUSTDOCFLAGS='-Dwarnings -Arustdoc::private_intra_doc_links' \
-        cargo doc --quiet --locked --no-deps --workspace --document-private-items
+    local private
+    for private in '' --document-private-items; do
+        RUSTDOCFLAGS=-Dwarnings \
+            cargo doc --quiet --locked --no-deps --workspace ${private:+"$private"}
+    done
 }
 
 shell_scripts() { git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck; }

@@ -8,11 +8,17 @@
 //!
 //! # Who runs when
 //!
-//! A request is accepted ([`state`]), waits in the [`queue`], is with
-//! the kernel , and is completed . Its owner is told from within, and may
-//! do anything then: submit more, plug, run the event loop, which comes back in through
-//! the host. So every method takes `&self`, every field is a cell, and nothing is borrowed
-//! across a call of the host or of an owner.
+//! A request is checked ([`request::Io`]) and accepted ([`State::submit`], [`State::co_submit`]), waits
+//! in the queue, is with the [kernel](kernel::Kernel::submit), and is completed by what the kernel's
+//! result [means](request::Outcome). Its owner is told from within, and may do anything then: submit
+//! more, plug, run the event loop, which comes back in through what the [`host`] was given. So every
+//! method takes `&self`, every field is a cell, and nothing is borrowed across a call of the host or of
+//! an owner.
+//!
+//! Why no request is left behind stands at the top of `state/mod.rs`; `docs/architecture.md` is the
+//! map of all crates.
+
+#![deny(missing_docs)]
 
 pub mod c_entry;
 pub mod depth;

@@ -2,11 +2,11 @@
 
 //! `liblaio_preload.so`: protects, or takes over, a QEMU that cannot be rebuilt.
 //!
-//! Two modes. [`guard`] stands in front of libaio's io_submit and answers EAGAIN where a program
-//! recurses through it too deeply. [`takeover`] points a QEMU executable's own `laio_*` functions at
+//! Two modes. `guard` stands in front of libaio's io_submit and answers EAGAIN where a program
+//! recurses through it too deeply. `takeover` points a QEMU executable's own `laio_*` functions at
 //! laio's engine. `docs/preload.md` says when to use which.
 //!
-//! Exported are io_submit and the [marker](MARKER) by which several copies know each other.
+//! Exported are io_submit and the marker by which several copies know each other.
 
 mod guard;
 mod settings;
