@@ -252,7 +252,8 @@ static const LaioHostOps host_ops = {
 
 /*
  * Statistics at exit, for tests and the curious: only with LAIO_STATS=1 in the
- * environment. The line is the preload library's, but for the name in front.
+ * environment. The line is that of the preload library's engine mode, but for
+ * the name in front.
  */
 
 typedef struct LaioKnownState {

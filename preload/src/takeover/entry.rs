@@ -5,14 +5,14 @@
 use std::ffi::c_int;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use laio_engine::State;
 use laio_engine::c_entry::{self, CRequest};
 use laio_engine::host::{AioContext, Error};
 use laio_engine::kernel::{Chosen, LaioKernel};
 use laio_engine::qiov::{BdrvRequestFlags, QEMUIOVector};
-use laio_engine::{LaioStats, State};
 
 use super::qemu::{Functions, Generation, Qemu};
-use crate::stats::Summary;
+use crate::stats::Total;
 
 type QemuState = State<Chosen, Qemu>;
 
@@ -112,64 +112,46 @@ struct Live(*const QemuState);
 // SAFETY: only its counters are read through it, at exit.
 unsafe impl Send for Live {}
 
-/// The states, for the statistics at exit.
+/// The states of this process, for the statistics at exit.
 struct States {
     live: Vec<Live>,
-    retired: Summary,
-    /// What the parent process counted before this one began.
-    inherited: Summary,
+    /// `None` until one is gone.
+    gone: Option<Total>,
 }
 
-static STATES: Mutex<States> =
-    Mutex::new(States { live: Vec::new(), retired: Summary::ZERO, inherited: Summary::ZERO });
+static STATES: Mutex<States> = Mutex::new(States { live: Vec::new(), gone: None });
 
 fn states() -> MutexGuard<'static, States> {
     STATES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl States {
+    /// One that the parent of a fork has made is not in the list.
     fn retire(&mut self, state: *const QemuState) {
-        // SAFETY: about to be freed by the caller.
-        self.retired.add(&unsafe { &*state }.stats());
-        self.live.retain(|live| live.0 != state);
-    }
-
-    fn total(&self) -> Summary {
-        let mut total = self.retired.clone();
-        for live in &self.live {
-            // SAFETY: not freed. Its thread may still count; a count that is a little old will do.
-            total.add(&unsafe { &*live.0 }.stats());
+        if let Some(index) = self.live.iter().position(|live| live.0 == state) {
+            self.live.swap_remove(index);
+            // SAFETY: about to be freed by the caller.
+            self.gone.get_or_insert_default().add(&unsafe { &*state }.stats());
         }
-        total
     }
 }
 
-impl Summary {
-    const ZERO: Self = Self { calls: 0, requests: 0, deepest: 0, at_bound: 0 };
-
-    fn add(&mut self, stats: &LaioStats) {
-        self.calls += stats.io_submit_calls;
-        self.requests += stats.submitted;
-        self.deepest = self.deepest.max(stats.deepest_nesting);
-        self.at_bound += stats.at_bound;
-    }
-}
-
-pub fn summary() -> Summary {
+/// What the states of this process have counted.
+pub fn total() -> Total {
     let states = states();
-    let total = states.total();
-    Summary {
-        calls: total.calls - states.inherited.calls,
-        requests: total.requests - states.inherited.requests,
-        deepest: total.deepest,
-        at_bound: total.at_bound - states.inherited.at_bound,
+    let mut total = states.gone.clone().unwrap_or_default();
+    for live in &states.live {
+        // SAFETY: not freed. Its thread may still count; a count that is a little old will do.
+        total.add(&unsafe { &*live.0 }.stats());
     }
+    total
 }
 
-/// In the child of a fork: what happened so far happened in the parent.
+/// In the child of a fork: what happened so far happened in the parent, and with the parent's states
+/// nothing more happens here.
 pub fn forget_statistics() {
     // Another thread of the parent may have held the lock, and does not exist here.
     if let Ok(mut states) = STATES.try_lock() {
-        states.inherited = states.total();
+        *states = States { live: Vec::new(), gone: None };
     }
 }

@@ -20,7 +20,7 @@ mod qemu;
 
 use std::borrow::Cow;
 
-use crate::stats::Summary;
+pub use entry::{forget_statistics, total};
 use executable::Executable;
 use qemu::Generation;
 
@@ -68,12 +68,4 @@ fn redirect(executable: &Executable, generation: Generation) -> Result<(), Refus
 #[cfg(not(target_arch = "x86_64"))]
 fn redirect(_: &Executable, _: Generation) -> Result<(), Refusal> {
     Err("it needs an x86-64 processor".into())
-}
-
-pub fn summary() -> Summary {
-    entry::summary()
-}
-
-pub fn forget_statistics() {
-    entry::forget_statistics();
 }
