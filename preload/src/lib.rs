@@ -9,6 +9,7 @@
 //! Exported are io_submit and the marker by which several copies know each other.
 
 mod guard;
+mod say;
 mod settings;
 mod stats;
 mod takeover;
@@ -16,6 +17,7 @@ mod takeover;
 use std::ffi::{c_int, c_long, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+use say::complain;
 use settings::{Mode, Settings};
 
 /// libaio's `io_context_t`.
@@ -93,11 +95,6 @@ unsafe extern "C" fn bare_io_submit(
         return -unsafe { *libc::__errno_location() };
     }
     taken as c_int
-}
-
-/// Says one line of what is wrong, in one write.
-fn complain(message: impl std::fmt::Display) {
-    stats::write_stderr(&format!("laio_preload: {message}\n"));
 }
 
 fn is_first_copy() -> bool {

@@ -7,7 +7,7 @@ use std::fmt::Display;
 
 use laio_engine::depth::{DEFAULT_MAX_DEPTH, LARGEST_MAX_DEPTH};
 
-use crate::complain;
+use crate::say::complain;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {

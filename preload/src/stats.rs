@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Re
 
 use laio_engine::LaioStats;
 
+use crate::say::say;
 use crate::settings::Mode;
 use crate::takeover;
 
@@ -169,13 +170,14 @@ pub fn finish() {
         return;
     }
     let mode = MODE.load(Relaxed);
-    if mode == Mode::Engine as u8 {
-        say(format_args!("engine: {}", takeover::total()));
+    let what = if mode == Mode::Engine as u8 {
+        format!("engine: {}", takeover::total())
     } else if mode == Mode::Guard as u8 {
-        say(format_args!("guard: {}", guard_summary()));
+        format!("guard: {}", guard_summary())
     } else {
-        say("off");
-    }
+        "off".into()
+    };
+    say(format_args!("laio_preload[{}]: {what}", std::process::id()));
 }
 
 fn guard_summary() -> Summary {
@@ -186,16 +188,4 @@ fn guard_summary() -> Summary {
         deepest: GUARD.deepest.load(Relaxed).into(),
         at_bound: GUARD.refusals.load(Relaxed),
     }
-}
-
-fn say(what: impl fmt::Display) {
-    let pid = std::process::id();
-    write_stderr(&format!("laio_preload[{pid}]: {what}\n"));
-}
-
-/// Without Rust's own standard error: the process may be ending.
-pub fn write_stderr(line: &str) {
-    const STDERR: c_int = 2;
-    // SAFETY: the line's bytes. Nobody is left to tell when it cannot be written.
-    unsafe { libc::write(STDERR, line.as_ptr().cast(), line.len()) };
 }

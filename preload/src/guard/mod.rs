@@ -36,7 +36,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use laio_engine::kernel::aio::sys::iocb as Iocb;
 
-use crate::{complain, stats};
+use crate::say::complain;
+use crate::stats;
 use arch::Registers;
 use calls::Calls;
 use memory::{Hints, KeepErrno, Memory};

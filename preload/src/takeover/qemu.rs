@@ -13,6 +13,7 @@ use laio_engine::host::{
 
 use super::Refusal;
 use super::executable::Executable;
+use crate::say::say;
 
 /// Which QEMU it is, as far as the functions taken over and called differ.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -303,6 +304,6 @@ impl Host for Qemu {
     }
 
     fn log(self, line: &CStr) {
-        crate::stats::write_stderr(&format!("{}\n", line.to_string_lossy()));
+        say(line.to_string_lossy());
     }
 }
