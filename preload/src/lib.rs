@@ -12,6 +12,7 @@ mod guard;
 mod say;
 mod settings;
 mod stats;
+mod summary;
 mod takeover;
 
 use std::ffi::{c_int, c_long, c_void};

@@ -12,7 +12,7 @@ use laio_engine::kernel::{Chosen, LaioKernel};
 use laio_engine::qiov::{BdrvRequestFlags, QEMUIOVector};
 
 use super::qemu::{Functions, Generation, Qemu};
-use crate::stats::Total;
+use crate::summary::Total;
 
 type QemuState = State<Chosen, Qemu>;
 
