@@ -44,6 +44,7 @@ other_architecture() {
 step 'cargo fmt' cargo fmt --all --check
 step clippy cargo clippy --workspace --all-targets --locked -- -D warnings
 step 'cargo doc' documentation
+step arrows tools/arrows.py
 step 'minimum Rust' minimum_rust
 step 'another architecture' other_architecture
 step 'C format' tools/format-c.sh --check
