@@ -10,9 +10,8 @@ use std::ffi::{c_int, c_void};
 use std::os::fd::AsRawFd;
 use std::ptr;
 
-use laio::LinuxAioState;
 use laio::ffi::*;
-use laio_engine::host::AioContext;
+use laio_engine::host::{AioContext, LinuxAioState};
 use laio_engine::qiov::QEMUIOVector;
 use laio_engine::{LaioStats, depth};
 use libfuzzer_sys::fuzz_target;

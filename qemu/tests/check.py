@@ -326,11 +326,39 @@ def test_no_aio_context(tools):
     image = tools.path('image')
     make_sparse(image, MiB)
     # QEMU then refuses the image, or goes on with its threads, by generation.
-    result = tools.run('qemu-io', '-f', 'raw', '-t', 'none', '-i', 'native', '-c', 'read 0 4k',
-                       image, expect=None, preexec_fn=refuse_io_setup)
+    with tools.environment(LAIO_KERNEL='linux-aio'):
+        result = tools.run('qemu-io', '-f', 'raw', '-t', 'none', '-i', 'native', '-c', 'read 0 4k',
+                           image, expect=None, preexec_fn=refuse_io_setup)
     check(result.returncode in (0, 1), f'{result}')
     check('fs.aio-max-nr: Resource temporarily unavailable' in result.output,
           f'the reason is missing: {result}')
+
+
+def test_io_uring_without_aio_context(tools):
+    """when no AIO context is left, requests go through io_uring"""
+    image = tools.path('image')
+    make_sparse(image, MiB)
+    tools.native('qemu-io', '-f', 'raw', '-t', 'none', '-i', 'native', '-c', 'write -P 7 0 4k', '-c',
+                 'read -P 7 0 4k', image, preexec_fn=refuse_io_setup)
+
+
+def on_io_uring(test):
+    """The same test with the library on io_uring."""
+    def run(tools):
+        with tools.environment(LAIO_KERNEL='io_uring'):
+            test(tools)
+    run.__doc__ = f'{test.__doc__}, on io_uring'
+    return run
+
+
+def test_hole_on_io_uring(tools):
+    """200,000 requests over a hole at depth 1, 2, 3, 8, 31 and 64, on io_uring"""
+    image = tools.path('image')
+    make_hole(image)
+    with tools.environment(LAIO_KERNEL='io_uring'):
+        for depth in DEPTHS:
+            result = bench(tools, depth, 200000, image, preexec_fn=limited_stack)
+            check(result.stats['completed'] >= 200000, f'depth {depth}: {result}')
 
 
 # NBD
@@ -603,6 +631,13 @@ if __name__ == '__main__':
         test_end_of_file_in_between,
         test_no_space,
         test_no_aio_context,
+        test_io_uring_without_aio_context,
+        test_hole_on_io_uring,
+        on_io_uring(test_convert),
+        on_io_uring(test_patterns),
+        on_io_uring(test_async),
+        on_io_uring(test_end_of_file),
+        on_io_uring(test_nbd_iothreads),
         test_nbd_iothreads,
         test_nbd_iothreads_clients_that_stay,
         test_reopen_and_detach,

@@ -65,6 +65,16 @@ class Tools:
 
     def __init__(self, directory, scratch):
         self.directory, self.scratch = directory, scratch
+        self.variables = {}
+
+    @contextlib.contextmanager
+    def environment(self, **variables):
+        """With these environment variables for what is started within."""
+        before, self.variables = self.variables, {**self.variables, **variables}
+        try:
+            yield
+        finally:
+            self.variables = before
 
     def path(self, name):
         return os.path.join(self.scratch, name)
@@ -73,7 +83,8 @@ class Tools:
         return os.path.join(self.directory, name)
 
     def start(self, name, *args, stdin=subprocess.DEVNULL, **options):
-        return subprocess.Popen([self.tool(name), *map(str, args)], text=True, env=environment(),
+        return subprocess.Popen([self.tool(name), *map(str, args)], text=True,
+                                env={**environment(), **self.variables},
                                 stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                 **options)
 
