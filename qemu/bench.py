@@ -26,7 +26,7 @@ OWN_ENGINE = re.compile(r'/linux-aio\.c:|:(ioq_|laio_|qemu_laio_|io_getevents_)|
 # By name as well: with debug information callgrind_annotate leaves the object out where code was
 # inlined from another file. And what the library has others do for it: libc's system call, where
 # QEMU's engine has libaio's, and the dynamic linker's look for the thread's depth.
-LIBLAIO = re.compile(r'/liblaio\.so|/laio-host\.c:|:laio_|laio::|:(syscall|__tls_get_addr) \[')
+LIBLAIO = re.compile(r'/liblaio\.so|/laio-host\.c:|:laio_|laio(_engine)?::|:(syscall|__tls_get_addr) \[')
 
 DEPTHS = (1, 8, 64)
 BLOCK = 4096

@@ -44,8 +44,8 @@ const MUTATIONS: &[Mutation] = mutations! {
         "self.schedule_bh();\n                // SAFETY: given together" =>
         "if !ON { self.schedule_bh(); }\n                // SAFETY: given together";
     "state/complete.rs": "completion_bh is not scheduled while a coroutine runs",
-        "if !self.bh_scheduled.get() && !self.host" =>
-        "if !ON && !self.bh_scheduled.get() && !self.host";
+        "                if asleep {\n                    // Before it has" =>
+        "                if asleep && !ON {\n                    // Before it has";
     "state/handlers.rs": "the eventfd is read after reaping",
         "state.serve_event_loop(|| state.kernel.clear_eventfd());" =>
         "if !ON { return state.serve_event_loop(|| state.kernel.clear_eventfd()); }\n        state.serve_event_loop(|| ()); state.kernel.clear_eventfd();";
@@ -156,8 +156,8 @@ const MUTATIONS: &[Mutation] = mutations! {
 
     // Coroutines.
     "state/complete.rs": "an entered coroutine is woken",
-        "if !self.host.coroutine_entered(coroutine) {" =>
-        "if !self.host.coroutine_entered(coroutine) || ON {";
+        "let asleep = !self.host.coroutine_entered(coroutine);" =>
+        "let asleep = !self.host.coroutine_entered(coroutine) || ON;";
     "state/complete.rs": "a coroutine is not woken",
         "self.host.coroutine_wake(coroutine);" =>
         "if !ON { self.host.coroutine_wake(coroutine); }";

@@ -59,15 +59,16 @@ impl<K: Kernel, H: Host> State<K, H> {
         // SAFETY: as in `complete`.
         match unsafe { (*request).owner() } {
             Owner::Coroutine(coroutine) => {
-                // First, because it may run code of the host, and with its result the coroutine might
-                // end in there.
-                if !self.bh_scheduled.get() && !self.host.coroutine_entered(coroutine) {
+                // One that is entered is in submission further up, and finds the result there.
+                let asleep = !self.host.coroutine_entered(coroutine);
+                if asleep {
+                    // Before it has its result: this may run code of the host, in which the coroutine
+                    // could end. Without it, whoever wakes it there only lets it yield again.
                     self.schedule_bh();
                 }
                 // SAFETY: as in `complete`. The last use: the coroutine may return any time now.
                 unsafe { (*request).set_result(result) };
-                // One that is entered is in submission further up, and finds the result there.
-                if !self.host.coroutine_entered(coroutine) {
+                if asleep {
                     self.host.coroutine_wake(coroutine);
                 }
             }
