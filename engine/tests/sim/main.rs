@@ -6,12 +6,18 @@
 //! `LAIO_SIM_SECONDS=n` a time instead of a number, and `LAIO_SIM_SEED=n` replays one scenario with
 //! its trace. See docs/testing.md.
 
+mod acts;
+mod config;
+mod coroutines;
+mod event_loop;
 mod host;
 mod kernel;
 mod model;
+mod requests;
 mod run;
 mod scenario;
 mod shrink;
+mod states;
 mod tape;
 mod world;
 

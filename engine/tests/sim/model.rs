@@ -12,7 +12,8 @@ use laio_engine::kernel::{Entry, Opcode};
 use laio_engine::request::{REQ_FUA, aio_type};
 use libc::iovec;
 
-use crate::world::{Config, World};
+use crate::config::Config;
+use crate::world::World;
 
 /// Each request has a descriptor of its own, so that its entry tells whose it is.
 pub const FIRST_FD: c_int = 100;
