@@ -77,6 +77,7 @@ impl<K: Kernel, H: Host> State<K, H> {
             // No room, or none left.
             if !self.queue.is_empty() {
                 self.blocked.set(true);
+                self.starved.set(false);
             }
             return 0;
         };

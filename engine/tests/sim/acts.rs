@@ -245,9 +245,13 @@ impl World {
             && !self.slots[slot].engine.get().is_null()
             && self.is_attached(slot);
         if may && self.tape.chance(self.config.hook_acts) {
+            // Of another thread's doing, so before the entry begins.
+            let (entries, told) = (self.entries.replace(0), self.told_here.get());
             self.hooks.set(1);
             self.detach(slot);
             self.hooks.set(0);
+            self.entries.set(entries);
+            self.told_here.set(told);
         }
     }
 
