@@ -17,8 +17,6 @@ use std::ffi::{c_int, c_uint, c_void};
 use std::ptr;
 use std::sync::OnceLock;
 
-use libc::iovec;
-
 use crate::errno::Errno;
 use crate::host::{AioContext, Error, Host, report};
 use crate::kernel::{Chosen, Kernel, LaioKernel, SetupError, probe};
@@ -221,16 +219,6 @@ pub unsafe fn state_submit<K: Kernel, H: Host>(
         return EINVAL;
     };
     state.submit(io, dev_max_batch, cb, opaque).map_or_else(Errno::negative, |()| 0)
-}
-
-/// Checks a request with a plain vector.
-#[inline]
-pub unsafe fn io_of_vector(
-    request: CRequest,
-    (iov, iovcnt): (*const iovec, c_int),
-) -> Result<Io, Errno> {
-    // SAFETY: null or a vector of so many parts, by the contract of this front's functions.
-    unsafe { Io::new(request.kind, request.flags, request.fd, request.offset, (iov, iovcnt)) }
 }
 
 /// Plugs the state `s`.
