@@ -202,11 +202,14 @@ const MUTATIONS: &[Mutation] = mutations! {
 
     // Backing off.
     "state/backoff.rs": "a timer runs where a completion has made room",
-        "if !self.starved.get() || !self.is_attached() {" =>
-        "if (!self.starved.get() && !ON) || !self.is_attached() {";
+        "if !self.starved.get() || !self.is_attached() ||" =>
+        "if (!self.starved.get() && !ON) || !self.is_attached() ||";
     "state/backoff.rs": "the timer is armed and not watched",
         "if self.backoff.watched.replace(fd) == 0 && !self.watch_timer(fd) {" =>
         "if self.backoff.watched.replace(fd) == 0 && !ON && !self.watch_timer(fd) {";
+    "state/backoff.rs": "a timer counts while the host may yet refuse to watch it",
+        "|| self.backoff.asking.get() {\n            return false;" =>
+        "|| self.backoff.asking.get() {\n            return ON;";
     "state/backoff.rs": "a detach leaves the timer behind",
         "let _ = self.host.set_event_notifier(context, fd, None, ptr::null_mut());" =>
         "if !ON { let _ = self.host.set_event_notifier(context, fd, None, ptr::null_mut()); }";

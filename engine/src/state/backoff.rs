@@ -24,8 +24,10 @@ const MOST_DOUBLINGS: u32 = 7;
 pub struct Backoff {
     /// Tries since the kernel last took something.
     tries: Cell<u32>,
-    /// The timer runs.
+    /// The timer runs, and the host watches it.
     armed: Cell<bool>,
+    /// The host is being asked to watch it, and may yet say no.
+    asking: Cell<bool>,
     /// The host watches the timer's descriptor, which is this. 0 if it does not.
     watched: Cell<i32>,
 }
@@ -42,7 +44,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     #[cold]
     pub(super) fn backs_off(&self) -> bool {
         // Refused because others were in flight, which are complete now: there is room again.
-        if !self.starved.get() || !self.is_attached() {
+        if !self.starved.get() || !self.is_attached() || self.backoff.asking.get() {
             return false;
         }
         if self.backoff.armed.get() {
@@ -51,17 +53,16 @@ impl<K: Kernel, H: Host> State<K, H> {
         let doublings = self.backoff.tries.get().min(MOST_DOUBLINGS);
         let Ok(fd) = self.kernel.arm_timer(FIRST_DELAY * (1 << doublings)) else { return false };
         self.backoff.tries.set(self.backoff.tries.get() + 1);
-        // Before the hook, which may come back here.
-        self.backoff.armed.set(true);
         if self.backoff.watched.replace(fd) == 0 && !self.watch_timer(fd) {
             self.backoff.watched.set(0);
             self.stop_timer();
             return false;
         }
-        // The hook may have detached the state, which stops the timer.
-        self.backoff.armed.get()
+        self.backoff.armed.set(true);
+        true
     }
 
+    /// Whether the host watches the timer. Not if the hook has detached the state.
     fn watch_timer(&self, fd: i32) -> bool {
         let handlers = NotifierHandlers {
             read: Self::on_timer,
@@ -71,7 +72,10 @@ impl<K: Kernel, H: Host> State<K, H> {
             is_timer: true,
         };
         let context = self.context.get();
-        self.host.set_event_notifier(context, fd, Some(handlers), self.opaque()).is_ok()
+        self.backoff.asking.set(true);
+        let watched = self.host.set_event_notifier(context, fd, Some(handlers), self.opaque());
+        self.backoff.asking.set(false);
+        watched.is_ok() && self.backoff.watched.get() == fd
     }
 
     fn stop_timer(&self) {
