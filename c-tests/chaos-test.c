@@ -127,8 +127,7 @@ static void open_files(Chaos *chaos)
     CHECK_EQ(pwrite(chaos->fds[1], chaos->buffer, 64 * BLOCK, 0), 64 * BLOCK);
     CHECK_EQ(fsync(chaos->fds[1]), 0);
     chaos->fds[2] = test_reopen(chaos->fds[1], O_RDWR);
-    chaos->fds[3] = test_reopen(chaos->fds[1], O_RDWR);
-    close(chaos->fds[3]);
+    chaos->fds[3] = test_closed_descriptor();
 }
 
 static void run_chaos(uint64_t seed)

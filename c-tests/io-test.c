@@ -456,8 +456,7 @@ static void full_file_system_is_enospc_after_what_still_went_in(void)
 static void closed_descriptor_is_ebadf(void)
 {
     Rig rig = rig_new();
-    int fd = test_file(0);
-    close(fd);
+    int fd = test_closed_descriptor();
     char buffer[BLOCK] = {0};
     FOR_EACH_WAY(way) {
         for (int i = 0; i < 3; i++) {
@@ -513,8 +512,7 @@ static void only_the_bad_one_of_a_batch_fails(void)
     enum { COUNT = 30 };
     Rig rig = rig_new();
     int fd = test_file(0);
-    int closed = test_reopen(fd, O_RDONLY);
-    close(closed);
+    int closed = test_closed_descriptor();
     char *content = aligned_buffer(COUNT * 512), *buffer = aligned_buffer(COUNT * 512);
     fill(content, COUNT * 512, 5);
     put(fd, content, COUNT * 512, 0);

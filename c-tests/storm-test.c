@@ -285,8 +285,7 @@ static void *failing_thread(void *opaque)
     (void)opaque;
     char buffer[BLOCK];
     Rig rig = rig_new();
-    int closed = hole_file();
-    close(closed);
+    int closed = test_closed_descriptor();
     Failing failing = {.state = rig.state,
                        .iov = {buffer, BLOCK},
                        .closed = closed,

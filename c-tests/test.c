@@ -234,6 +234,17 @@ int test_reopen(int fd, int flags)
     return again;
 }
 
+int test_closed_descriptor(void)
+{
+    enum { HIGH = 900 };
+    int closed = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, HIGH);
+    if (closed < 0) {
+        FAIL("cannot have a descriptor of %d or more: %s", HIGH, strerror(errno));
+    }
+    close(closed);
+    return closed;
+}
+
 uint64_t test_random(uint64_t *state)
 {
     /* splitmix64, by Sebastiano Vigna, who put it into the public domain. */

@@ -84,6 +84,9 @@ unsigned test_scaled(unsigned count, unsigned least);
 int test_file(int flags);
 /* The same file, opened again. */
 int test_reopen(int fd, int flags);
+/* A number that no descriptor has, and none gets: whatever the library opens meanwhile has a lower
+ * one. */
+int test_closed_descriptor(void);
 
 /* Waits for a child, which must end with this exit code. */
 #define WAIT_FOR(child, code) test_wait_for(__FILE__, __LINE__, child, code)
