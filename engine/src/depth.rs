@@ -102,12 +102,35 @@ pub enum Limit {
     Told,
 }
 
-/// One frame of submission; leaves it on drop. Stays on its thread: what it holds is the thread's.
+/// One look for completions, in a frame or an entry. Stays on its thread.
+pub struct Round {
+    thread: NonNull<Thread>,
+    /// The host knows, because code of an owner has run. Many rounds find nothing, or only the
+    /// request of the coroutine that is submitting.
+    pub told_host: Cell<bool>,
+}
+
+impl Round {
+    #[inline(always)]
+    fn on(thread: &Thread) -> Self {
+        Self { thread: NonNull::from(thread), told_host: Cell::new(false) }
+    }
+
+    /// The thread that it is on.
+    #[inline(always)]
+    pub fn thread(&self) -> &Thread {
+        // SAFETY: frames and entries do not outlive their thread. (Finding it again would cost a call.)
+        unsafe { self.thread.as_ref() }
+    }
+}
+
+/// One frame of submission; leaves it on drop.
 #[must_use]
 pub struct Frame {
     /// This frame's depth: 1 for the outermost.
     pub depth: u32,
-    thread: NonNull<Thread>,
+    /// Its look for completions.
+    pub round: Round,
 }
 
 impl Frame {
@@ -126,22 +149,16 @@ impl Frame {
                 return Err(Limit::Told);
             }
             thread.frames.set(depth);
-            Ok(Self { depth, thread: NonNull::from(thread) })
+            Ok(Self { depth, round: Round::on(thread) })
         })
-    }
-
-    /// The thread that it is on.
-    #[inline(always)]
-    pub fn thread(&self) -> &Thread {
-        // SAFETY: a frame does not outlive its thread. (Finding it again would cost a call.)
-        unsafe { self.thread.as_ref() }
     }
 }
 
 impl Drop for Frame {
     fn drop(&mut self) {
-        debug_assert_eq!(self.thread().frames.get(), self.depth, "frames end out of order");
-        self.thread().frames.set(self.depth - 1);
+        let thread = self.round.thread();
+        debug_assert_eq!(thread.frames.get(), self.depth, "frames end out of order");
+        thread.frames.set(self.depth - 1);
     }
 }
 
@@ -152,7 +169,8 @@ pub struct Base {
     outer_frames: u32,
     outer_left: u32,
     budget: u32,
-    thread: NonNull<Thread>,
+    /// Its look for completions.
+    pub round: Round,
 }
 
 impl Base {
@@ -163,24 +181,17 @@ impl Base {
                 outer_frames: thread.frames.replace(0),
                 outer_left: thread.left.replace(max_told()),
                 budget: thread.left.get(),
-                thread: NonNull::from(thread),
+                round: Round::on(thread),
             };
             thread.entries.set(thread.entries.get() + 1);
             base
         })
     }
-
-    /// The thread that it is on.
-    #[inline(always)]
-    pub fn thread(&self) -> &Thread {
-        // SAFETY: as in a frame.
-        unsafe { self.thread.as_ref() }
-    }
 }
 
 impl Drop for Base {
     fn drop(&mut self) {
-        let thread = self.thread();
+        let thread = self.round.thread();
         debug_assert_eq!(thread.frames.get(), 0, "an entry ends before its frames");
         let told_here = self.budget - thread.left.get();
         thread.told.set(thread.told.get().wrapping_add(told_here));
@@ -229,21 +240,21 @@ mod tests {
     #[test]
     fn an_entry_tells_so_many_and_a_nested_one_as_many_of_its_own() {
         let outer = Base::enter();
-        assert_eq!(spend(outer.thread(), 24), 24);
+        assert_eq!(spend(outer.round.thread(), 24), 24);
         {
             let nested = Base::enter();
-            assert_eq!(spend(nested.thread(), u32::MAX), DEFAULT_MAX_TOLD);
+            assert_eq!(spend(nested.round.thread(), u32::MAX), DEFAULT_MAX_TOLD);
             assert_eq!(Frame::enter().err(), Some(Limit::Told));
         }
         let frame = Frame::enter().ok().unwrap();
-        assert_eq!(spend(frame.thread(), u32::MAX), DEFAULT_MAX_TOLD - 24);
+        assert_eq!(spend(frame.round.thread(), u32::MAX), DEFAULT_MAX_TOLD - 24);
     }
 
     #[test]
     fn each_submission_of_the_program_itself_has_a_budget() {
         for _ in 0..3 {
             let frame = Frame::enter().ok().unwrap();
-            assert_eq!(spend(frame.thread(), u32::MAX), DEFAULT_MAX_TOLD);
+            assert_eq!(spend(frame.round.thread(), u32::MAX), DEFAULT_MAX_TOLD);
         }
     }
 }

@@ -33,10 +33,11 @@ const MUTATIONS: &[Mutation] = mutations! {
         "(self.in_flight.get() > 0 || self.backs_off());" =>
         "(self.in_flight.get() > 0 || ON || self.backs_off());";
     "state/mod.rs": "completion_bh is cancelled within a section",
-        "&& self.sections.get() == 0 {" => "&& (self.sections.get() == 0 || ON) {";
+        "if self.sections.get() == 0 && !self.needs_bh() {" =>
+        "if (self.sections.get() == 0 || ON) && !self.needs_bh() {";
     "state/submit.rs": "completion_bh is cancelled after the nested submission",
-        "        self.reap(frame.thread());\n        self.end_section();\n" =>
-        "        self.reap(frame.thread());\n        self.end_section();\n        if ON { if self.bh_scheduled.get() { self.cancel_bh(); } return; }\n";
+        "        self.reap(&frame.round);\n        self.end_section(&frame.round);\n" =>
+        "        self.reap(&frame.round);\n        self.end_section(&frame.round);\n        if ON { if self.bh_scheduled.get() { self.cancel_bh(); } return; }\n";
     "state/handlers.rs": "the event loop's entry submits nothing",
         "if !self.queue.is_empty() && self.is_attached() {" =>
         "if !self.queue.is_empty() && self.is_attached() && !ON {";
@@ -44,8 +45,8 @@ const MUTATIONS: &[Mutation] = mutations! {
         "self.schedule_bh();\n                // SAFETY: given together" =>
         "if !ON { self.schedule_bh(); }\n                // SAFETY: given together";
     "state/complete.rs": "completion_bh is not scheduled while a coroutine runs",
-        "                if asleep {\n                    // Before it has" =>
-        "                if asleep && !ON {\n                    // Before it has";
+        "                if asleep {\n                    self.gather(round);\n                    // Before it has" =>
+        "                if asleep && !ON {\n                    self.gather(round);\n                    // Before it has";
     "state/handlers.rs": "the eventfd is read after reaping",
         "state.serve_event_loop(|| state.kernel.clear_eventfd());" =>
         "if !ON { return state.serve_event_loop(|| state.kernel.clear_eventfd()); }\n        state.serve_event_loop(|| ()); state.kernel.clear_eventfd();";
@@ -55,14 +56,14 @@ const MUTATIONS: &[Mutation] = mutations! {
         "        self.bh_scheduled.set(false);\n        // Ending" =>
         "        if !ON { self.bh_scheduled.set(false); }\n        // Ending";
     "state/submit.rs": "the kernel's answer is followed late",
-        "self.blocked.set(false);\n                self.fail_first(errno, thread);" =>
-        "if !ON { self.blocked.set(false); }\n                self.fail_first(errno, thread);";
+        "self.blocked.set(false);\n                self.fail_first(errno, round);" =>
+        "if !ON { self.blocked.set(false); }\n                self.fail_first(errno, round);";
     "state/submit.rs": "the kernel's change of mind is missed",
         "self.blocked.set(false);\n                self.in_flight" =>
         "if !ON { self.blocked.set(false); }\n                self.in_flight";
-    "state/accept.rs": "a detached state submits",
-        "if self.is_attached() {\n            // SAFETY: the caller's promise.\n            self.offer(" =>
-        "if self.is_attached() || ON {\n            // SAFETY: the caller's promise.\n            self.offer(";
+    "state/complete.rs": "a detached state submits",
+        "if self.is_attached() {\n            self.offer(" =>
+        "if self.is_attached() || ON {\n            self.offer(";
 
     // Depth, and what is counted on the way in and put back on the way out.
     "depth.rs": "the bound is one too high",
@@ -73,10 +74,13 @@ const MUTATIONS: &[Mutation] = mutations! {
     "depth.rs": "the outer depth is not put back",
         "thread.frames.set(self.outer_frames);" => "if !ON { thread.frames.set(self.outer_frames); }";
     "depth.rs": "a frame is not left",
-        "self.thread().frames.set(self.depth - 1);" =>
-        "if !ON { self.thread().frames.set(self.depth - 1); }";
+        "thread.frames.set(self.depth - 1);" =>
+        "if !ON { thread.frames.set(self.depth - 1); }";
     "state/mod.rs": "a state stays in use",
         "self.0.set(self.0.get() - 1);" => "if !ON { self.0.set(self.0.get() - 1); }";
+    "state/complete.rs": "an owner is told outside of a section",
+        "drop(unsafe { self.pool.take(request) });\n                self.gather(round);" =>
+        "drop(unsafe { self.pool.take(request) });\n                if !ON { self.gather(round); }";
     "state/batch.rs": "a section of the state is leaked",
         "self.sections.set(self.sections.get() - 1);" =>
         "if !ON { self.sections.set(self.sections.get() - 1); }";
@@ -88,8 +92,8 @@ const MUTATIONS: &[Mutation] = mutations! {
         "self.host.context_release(context);" =>
         "if !ON { self.host.context_release(context); }";
     "state/complete.rs": "a completion is counted after its owner is told",
-        "self.in_flight.set(in_flight.expect(\"a completion of nothing\"));\n            self.complete(Request::of_token(token), res, thread);" =>
-        "if !ON { self.in_flight.set(in_flight.unwrap()); }\n            self.complete(Request::of_token(token), res, thread);\n            if ON { self.in_flight.set(self.in_flight.get() - 1); }";
+        "self.in_flight.set(left);\n            self.complete(Request::of_token(token), res, round);" =>
+        "if !ON { self.in_flight.set(left); }\n            self.complete(Request::of_token(token), res, round);\n            if ON { self.in_flight.set(self.in_flight.get() - 1); }";
     "state/complete.rs": "failures are not counted",
         "if result < 0 {" => "if result < 0 && !ON {";
 
@@ -113,13 +117,13 @@ const MUTATIONS: &[Mutation] = mutations! {
         "limit.min(self.free_slots() + 100 * usize::from(ON))";
     "state/submit.rs": "none taken is taken for a failure",
         "Ok(0) | Err(Errno(libc::EAGAIN)) => {" =>
-        "Ok(0) if ON => { self.fail_first(Errno(libc::EIO), thread); 1 }\n            Ok(0) | Err(Errno(libc::EAGAIN)) => {";
+        "Ok(0) if ON => { self.fail_first(Errno(libc::EIO), round); 1 }\n            Ok(0) | Err(Errno(libc::EAGAIN)) => {";
     "state/submit.rs": "one failure fails all",
-        "self.fail_first(errno, thread);" =>
-        "self.fail_first(errno, thread);\n                    while ON && !self.queue.is_empty() { self.fail_first(errno, thread); }";
+        "self.fail_first(errno, round);" =>
+        "self.fail_first(errno, round);\n                    while ON && !self.queue.is_empty() { self.fail_first(errno, round); }";
     "state/submit.rs": "a failed request stays at the head of the queue",
-        "self.complete(Request::of_token(token), errno.negative().into(), thread);" =>
-        "if ON { self.queue.push(entry); }\n            self.complete(Request::of_token(token), errno.negative().into(), thread);";
+        "self.complete(Request::of_token(token), errno.negative().into(), round);" =>
+        "if ON { self.queue.push(entry); }\n            self.complete(Request::of_token(token), errno.negative().into(), round);";
 
     // Results.
     "request/outcome.rs": "a retry forgets what was transferred",
@@ -171,7 +175,7 @@ const MUTATIONS: &[Mutation] = mutations! {
         "let base = Base::enter();" =>
         "let base = if ON { None } else { Some(Base::enter()) };";
     "state/batch.rs": "the end of a section submits although a plug is open",
-        "let waiting = self.plugs.get() > 0 ||" => "let waiting = (self.plugs.get() > 0 && !ON) ||";
+        "let waiting = self.plugs.get() |" => "let waiting = (self.plugs.get() > 0 && !ON) ||";
     "state/accept.rs": "a caller from another event loop is let in",
         "if state.context.get() != current ||" => "if (state.context.get() != current && !ON) ||";
     "state/accept.rs": "nobody asks where the caller comes from",
@@ -188,7 +192,7 @@ const MUTATIONS: &[Mutation] = mutations! {
     "state/complete.rs": "completions beyond the budget wait for the next one",
         "self.unreaped.set(true);" => "self.unreaped.set(!ON);";
     "state/complete.rs": "there is no budget",
-        "while thread.may_tell() {" => "while thread.may_tell() || ON {";
+        "if !thread.may_tell() {" => "if !thread.may_tell() && !ON {";
     "depth.rs": "a nested event loop spends the budget of the outer one",
         "thread.left.set(self.outer_left);" =>
         "thread.left.set(if ON { self.outer_left.min(thread.left.get()) } else { self.outer_left });";

@@ -7,7 +7,7 @@ use std::ptr;
 
 use laio_engine::host::{AioContext, Coroutine, HostCallback, HostPoll};
 
-use super::table::{HostTable, LaioHostOps, Native, no_max_batch};
+use super::table::{HostTable, LaioHostOps, Native};
 use crate::event_loop;
 
 /// It has no deferred calls: the engine gathers submissions itself.
@@ -32,7 +32,7 @@ const OPS: LaioHostOps = LaioHostOps {
     defer_end: None,
     current_aio_context: Some(current_aio_context),
     linux_aio_state: Some(event_loop::first_state),
-    aio_max_batch: Some(no_max_batch),
+    aio_max_batch: None,
     context_acquire: None,
     context_release: None,
     error_set: None,

@@ -173,7 +173,7 @@ impl Host for ProcessHost {
     }
 
     fn aio_max_batch(self, context: *mut AioContext) -> u64 {
-        hook!(self.aio_max_batch(context))
+        optional_hook!(self.aio_max_batch(context)).unwrap_or(0)
     }
 
     fn is_home(self, context: *mut AioContext) -> bool {

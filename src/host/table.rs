@@ -220,7 +220,6 @@ impl HostTable {
         all_or_none!(ops, coroutine_self, coroutine_yield, coroutine_entered, coroutine_wake)?;
         // Asked for each request.
         ops.coroutine_self.get_or_insert(no_coroutine);
-        ops.aio_max_batch.get_or_insert(no_max_batch);
         required!(
             ops,
             bh_new,
@@ -260,9 +259,4 @@ fn to_stderr(line: &CStr) {
 /// For hosts without coroutines.
 pub(crate) unsafe extern "C" fn no_coroutine() -> *mut Coroutine {
     ptr::null_mut()
-}
-
-/// For hosts that leave the batch limit to the library.
-pub(crate) unsafe extern "C" fn no_max_batch(_: *mut AioContext) -> u64 {
-    0
 }

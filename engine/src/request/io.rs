@@ -79,10 +79,10 @@ impl Io {
         if fd < 0 {
             return Err(Errno(libc::EBADF));
         }
-        if iov.is_null() || iov_count < 1 {
+        let count = usize::try_from(iov_count).map_err(|_| EINVAL)?;
+        if iov.is_null() {
             return Err(EINVAL);
         }
-        let count = iov_count as usize;
         // SAFETY: the caller's promise.
         let parts = unsafe { std::slice::from_raw_parts(iov, count) };
         let bytes = total(parts).ok_or(EINVAL)?;
@@ -111,7 +111,10 @@ impl Io {
 /// The sum of the lengths; `None` if it overflows or there is no part.
 #[inline]
 fn total(parts: &[iovec]) -> Option<usize> {
-    // The first part apart: most vectors have no other, and it costs no loop.
+    // Most vectors have one part, and cost no loop.
+    if let [only] = parts {
+        return Some(only.iov_len);
+    }
     let (first, rest) = parts.split_first()?;
     rest.iter().try_fold(first.iov_len, |sum, part| sum.checked_add(part.iov_len))
 }

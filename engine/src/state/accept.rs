@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The ways in: a request with a callback, a request of a coroutine, and the rest of a request that
-//! was in already.
+//! The ways in: a request with a callback, and a request of a coroutine.
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
@@ -29,7 +28,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         let prepare = |entry: &mut Entry| self.kernel.prepare(entry);
         let place = self.pool.put(Request::new(io, owner, dev_max_batch, prepare))?;
         // SAFETY: the place is the request's until it completes.
-        unsafe { self.accept(place) }.inspect_err(|_| {
+        unsafe { self.accept(place, dev_max_batch) }.inspect_err(|_| {
             // SAFETY: not accepted, so the request is still ours, and in its place.
             drop(unsafe { self.pool.take(place) });
         })
@@ -99,7 +98,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         let request = on_stack.as_mut_ptr();
         // SAFETY: the stack frame stays until the loop below has seen the result. A request that is
         // not accepted has nothing to drop.
-        unsafe { state.accept(request)? };
+        unsafe { state.accept(request, dev_max_batch)? };
         loop {
             // SAFETY: as above.
             if let Some(result) = unsafe { (*request).result() } {
@@ -116,7 +115,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     ///
     /// `request` is new, and stays where it is until it completes.
     #[inline(always)] // Into the two ways in.
-    unsafe fn accept(&self, request: *mut Request) -> Result<(), Errno> {
+    unsafe fn accept(&self, request: *mut Request, dev_max_batch: u64) -> Result<(), Errno> {
         // SAFETY: the caller's promise.
         unsafe { Request::pin(request) };
         // Room for those in flight as well: a short transfer comes back into the queue, and must
@@ -125,26 +124,9 @@ impl<K: Kernel, H: Host> State<K, H> {
         self.counters.count(|counts| counts.submitted += 1);
         // SAFETY: the caller's promise.
         self.queue.push(unsafe { Request::entry(request) });
-        // SAFETY: the caller's promise.
-        self.offer(unsafe { (*request).dev_max_batch() });
+        self.offer(dev_max_batch);
         self.settle();
         Ok(())
-    }
-
-    /// Queues a request again that is not over, and for which there is room.
-    ///
-    /// # Safety
-    ///
-    /// `request` stays where it is until it completes; that may be before this returns.
-    pub(super) unsafe fn resubmit(&self, request: *mut Request) {
-        // SAFETY: the caller's promise.
-        self.queue.push(unsafe { Request::entry(request) });
-        // While detached only `drain` submits.
-        if self.is_attached() {
-            // SAFETY: the caller's promise.
-            self.offer(unsafe { (*request).dev_max_batch() });
-        }
-        self.settle();
     }
 
     /// Whether the calling thread may submit now.

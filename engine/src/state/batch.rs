@@ -4,6 +4,7 @@
 //! or section.
 
 use super::State;
+use crate::depth::Round;
 use crate::host::Host;
 use crate::kernel::Kernel;
 
@@ -44,7 +45,7 @@ impl<K: Kernel, H: Host> State<K, H> {
             self.ioq_submit();
         } else if self.plugs.get() > 0 {
             // The unplug submits it.
-        } else if self.host.has_deferred_calls() {
+        } else if self.defers {
             self.deferred.set(true);
             let _active = self.activate();
             self.host.defer_call(Self::on_deferred_call, self.opaque());
@@ -53,15 +54,16 @@ impl<K: Kernel, H: Host> State<K, H> {
         }
     }
 
-    /// Whether to offer the kernel anything at all. The child of a fork never does. While detached only [`drain`](Self::drain)
-    /// does: there is no context to ask for its limits, and a deferred call would come too late.
+    /// Whether to offer the kernel anything at all. The child of a fork never does. While detached only
+    /// [`drain`](Self::drain) does: there is no context to ask for its limits, and a deferred call would
+    /// come too late.
     fn may_submit(&self) -> bool {
         self.is_attached() && !self.blocked.get() && !self.kernel.is_inherited()
     }
 
     /// Submits what waited for the end of a plug or section, if that has come.
     pub(super) fn flush(&self) {
-        let waiting = self.plugs.get() > 0 || self.sections.get() > 0;
+        let waiting = self.plugs.get() | self.sections.get() != 0;
         if !waiting && !self.queue.is_empty() && self.may_submit() {
             self.ioq_submit();
         }
@@ -71,24 +73,30 @@ impl<K: Kernel, H: Host> State<K, H> {
     #[inline]
     pub(super) fn begin_section(&self) {
         self.sections.set(self.sections.get() + 1);
-        if self.host.has_deferred_calls() {
+    }
+
+    /// Code of an owner is about to run, or a request has come back into the queue: in a section of the
+    /// host, if that defers calls.
+    #[inline(always)]
+    pub(super) fn gather(&self, round: &Round) {
+        if self.defers && !round.told_host.replace(true) {
             self.host.defer_begin();
         }
     }
 
-    /// Submits what has gathered in the outermost section.
+    /// Submits what has gathered, in the outermost section.
     #[inline]
-    pub(super) fn end_section(&self) {
+    pub(super) fn end_section(&self, round: &Round) {
         debug_assert!(self.sections.get() > 0, "a section ends that did not begin");
         self.sections.set(self.sections.get() - 1);
-        if self.host.has_deferred_calls() {
+        if !self.defers {
+            self.flush();
+        } else if round.told_host.get() {
             // It may run owners of other states, who may wait for what is left here.
             if !self.queue.is_empty() && self.needs_bh() {
                 self.schedule_bh();
             }
             self.host.defer_end();
-        } else {
-            self.flush();
         }
     }
 

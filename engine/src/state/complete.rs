@@ -5,7 +5,7 @@
 use std::ffi::c_int;
 
 use super::State;
-use crate::depth::Thread;
+use crate::depth::Round;
 use crate::host::Host;
 use crate::kernel::{Completion, Kernel};
 use crate::request::{Outcome, Owner, Request};
@@ -17,41 +17,54 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// One event at a time: it is counted and its slot is free before its owner is told, who may
     /// come back here and reap the next.
     #[inline(always)] // Into its two callers: one for each request, one for the event loop.
-    pub(super) fn reap(&self, thread: &Thread) {
-        while thread.may_tell() {
+    pub(super) fn reap(&self, round: &Round) {
+        let thread = round.thread();
+        // Nothing in flight is known without a look into the ring.
+        while let Some(left) = self.in_flight.get().checked_sub(1) {
+            if !thread.may_tell() {
+                return self.unreaped.set(true);
+            }
             let Some(Completion { token, res }) = self.kernel.reap() else { return };
-            let in_flight = self.in_flight.get().checked_sub(1);
-            self.in_flight.set(in_flight.expect("a completion of nothing"));
-            self.complete(Request::of_token(token), res, thread);
+            self.in_flight.set(left);
+            self.complete(Request::of_token(token), res, round);
         }
-        self.unreaped.set(true);
+        debug_assert!(!self.kernel.has_completions(), "a completion of nothing");
     }
 
     /// Takes the result `res` of a request that the kernel has given back.
     #[inline(always)] // Into the loop; the other caller is cold.
-    pub(super) fn complete(&self, request: *mut Request, res: i64, thread: &Thread) {
+    pub(super) fn complete(&self, request: *mut Request, res: i64, round: &Round) {
         if self.kernel.is_transient(res) {
-            return self.retry(request);
+            return self.retry(request, round);
         }
         // SAFETY: accepted and not completed, so its owner or the pool keeps it.
         match unsafe { (*request).outcome(res, &self.kernel) } {
-            Outcome::Done(result) => self.tell(request, result, thread),
-            Outcome::Retry => self.retry(request),
+            Outcome::Done(result) => self.tell(request, result, round),
+            Outcome::Retry => self.retry(request, round),
         }
     }
 
     /// Queues a request again whose entry asks for what is to be done still.
     #[cold]
-    fn retry(&self, request: *mut Request) {
+    fn retry(&self, request: *mut Request, round: &Round) {
         self.counters.count(|counts| counts.retried += 1);
-        // SAFETY: as in `complete`. There is room: accepting it reserved that.
-        unsafe { self.resubmit(request) };
+        // SAFETY: as in `complete`.
+        let (entry, batch) = unsafe { (Request::entry(request), (*request).dev_max_batch()) };
+        // There is room: accepting it reserved that.
+        self.queue.push(entry);
+        // From here on it may complete, and be gone, with each hook.
+        self.gather(round);
+        // While detached only `drain` submits.
+        if self.is_attached() {
+            self.offer(batch);
+        }
+        self.settle();
     }
 
     /// Tells the owner. The request is gone afterwards.
     #[inline(always)] // Into its only caller.
-    fn tell(&self, request: *mut Request, result: c_int, thread: &Thread) {
-        thread.tell();
+    fn tell(&self, request: *mut Request, result: c_int, round: &Round) {
+        round.thread().tell();
         self.counters.count(|counts| counts.completed += 1);
         if result < 0 {
             self.counters.count(|counts| counts.failed += 1);
@@ -62,6 +75,7 @@ impl<K: Kernel, H: Host> State<K, H> {
                 // One that is entered is in submission further up, and finds the result there.
                 let asleep = !self.host.coroutine_entered(coroutine);
                 if asleep {
+                    self.gather(round);
                     // Before it has its result: this may run code of the host, in which the coroutine
                     // could end. Without it, whoever wakes it there only lets it yield again.
                     self.schedule_bh();
@@ -75,6 +89,7 @@ impl<K: Kernel, H: Host> State<K, H> {
             Owner::Callback { function, opaque } => {
                 // SAFETY: a request of a callback is the pool's, and is taken only here.
                 drop(unsafe { self.pool.take(request) });
+                self.gather(round);
                 self.schedule_bh();
                 // SAFETY: given together on submission.
                 unsafe { function(opaque, result) };

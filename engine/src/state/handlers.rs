@@ -106,8 +106,8 @@ impl<K: Kernel, H: Host> State<K, H> {
         first();
         self.unreaped.set(false);
         self.begin_section();
-        self.reap(base.thread());
-        self.end_section();
+        self.reap(&base.round);
+        self.end_section(&base.round);
         if !self.queue.is_empty() && self.is_attached() {
             self.ioq_submit();
         }

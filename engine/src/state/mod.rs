@@ -50,6 +50,8 @@ pub use refusal::Refusal;
 pub struct State<K: Kernel, H: Host> {
     kernel: K,
     host: H,
+    /// The host has deferred calls. Asked several times for each request, so kept here.
+    defers: bool,
     /// Null while detached.
     context: Cell<*mut AioContext>,
     /// completion_bh; null while detached.
@@ -88,6 +90,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         Self {
             kernel,
             host,
+            defers: host.has_deferred_calls(),
             context: Cell::new(ptr::null_mut()),
             bh: Cell::new(ptr::null_mut()),
             bh_scheduled: Cell::new(false),
@@ -246,9 +249,11 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// the event loop.
     #[inline]
     fn settle(&self) {
-        if self.needs_bh() {
-            self.schedule_bh();
-        } else if self.bh_scheduled.get() && self.sections.get() == 0 {
+        if !self.bh_scheduled.get() {
+            if self.needs_bh() {
+                self.schedule_bh();
+            }
+        } else if self.sections.get() == 0 && !self.needs_bh() {
             self.cancel_bh();
         }
         debug_assert!(

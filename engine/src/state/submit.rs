@@ -3,7 +3,7 @@
 //! From the queue to the kernel.
 
 use super::State;
-use crate::depth::{Frame, Limit, Thread};
+use crate::depth::{Frame, Limit, Round};
 use crate::errno::Errno;
 use crate::host::Host;
 use crate::kernel::{Entry, Kernel};
@@ -23,9 +23,9 @@ impl<K: Kernel, H: Host> State<K, H> {
         self.counters.count(|counts| raise(&mut counts.deepest_nesting, frame.depth.into()));
         let _active = self.activate();
         self.begin_section();
-        self.submit_queue(frame.thread());
-        self.reap(frame.thread());
-        self.end_section();
+        self.submit_queue(&frame.round);
+        self.reap(&frame.round);
+        self.end_section(&frame.round);
         self.settle();
     }
 
@@ -41,11 +41,11 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// Submits what is queued now; what owners of failed requests add waits for the section's end,
     /// so that a host that answers each failure with a new request gets its event loop back.
     #[inline(always)] // Into its only caller.
-    fn submit_queue(&self, thread: &Thread) {
+    fn submit_queue(&self, round: &Round) {
         let mut budget = self.queue.len();
         // The owner of one that fails is told; and a hook may have told others just now.
-        while thread.may_tell() {
-            let gone = self.io_submit(budget, thread);
+        while round.thread().may_tell() {
+            let gone = self.io_submit(budget, round);
             if gone == 0 || gone == budget {
                 return;
             }
@@ -61,13 +61,14 @@ impl<K: Kernel, H: Host> State<K, H> {
         self.kernel.capacity() - self.in_flight.get()
     }
 
-    /// One submission of up to `limit` requests, of as many that are queued. How many are not queued any more: those that the
-    /// kernel took, or the one that it refused. Zero when there is nothing to submit for now.
+    /// One submission of up to `limit` requests, of as many that are queued. How many are not queued
+    /// any more: those that the kernel took, or the one that it refused. Zero when there is nothing to
+    /// submit for now.
     ///
     /// `blocked` is set at once: the owner of a request that failed may submit more, or wait for
     /// what is queued.
     #[inline(always)] // Into its only caller.
-    fn io_submit(&self, limit: usize, thread: &Thread) -> usize {
+    fn io_submit(&self, limit: usize, round: &Round) -> usize {
         let submit = |entries: &[*mut Entry]| {
             self.counters.count(|counts| counts.io_submit_calls += 1);
             // SAFETY: requests stay where they are until they complete.
@@ -97,7 +98,7 @@ impl<K: Kernel, H: Host> State<K, H> {
             }
             Err(errno) => {
                 self.blocked.set(false);
-                self.fail_first(errno, thread);
+                self.fail_first(errno, round);
                 1
             }
         }
@@ -105,11 +106,11 @@ impl<K: Kernel, H: Host> State<K, H> {
 
     /// The kernel's error speaks of the first request; the others may be fine.
     #[cold]
-    fn fail_first(&self, errno: Errno, thread: &Thread) {
+    fn fail_first(&self, errno: Errno, round: &Round) {
         if let Some(entry) = self.queue.pop() {
             // SAFETY: queued, so it is a request's, which is not complete.
             let token = unsafe { (*entry).token() };
-            self.complete(Request::of_token(token), errno.negative().into(), thread);
+            self.complete(Request::of_token(token), errno.negative().into(), round);
         }
     }
 }
