@@ -95,12 +95,14 @@ impl World {
         self.trace(|| format!("loop: {event:?}"));
         let frames = depth::current();
         let nest = self.nest.replace(0);
-        let told = self.told_here.replace(0);
-        // A coroutine that is woken submits for itself.
-        let entries = match event {
-            Event::Wake => self.entries.replace(0),
-            _ => self.entries.replace(self.entries.get() + 1),
-        };
+        let (entries, told) = (self.entries.get(), self.told_here.get());
+        // The engine knows nothing of a coroutine that is woken: what that spends is the budget of
+        // the entry around it.
+        let serves = !matches!(event, Event::Wake);
+        if serves {
+            self.entries.set(entries + 1);
+            self.told_here.set(0);
+        }
         match event {
             Event::Bh(index) => self.run_bottom_half(index),
             Event::Readable(slot) => {
@@ -128,14 +130,30 @@ impl World {
             }
             Event::Wake => self.resume_next_wake(),
         }
+        if serves {
+            self.check_spent();
+            self.told_here.set(told);
+        }
         self.entries.set(entries);
-        self.told_here.set(told);
         self.nest.set(nest);
         self.check(
             depth::current() == frames,
             "an entry from the event loop left another depth behind",
         );
         self.trace(|| format!("loop: end of {event:?}"));
+    }
+
+    /// An entry from the event loop leaves completions in the ring only when it has told as many owners as
+    /// it may, whatever event loops within it have told.
+    fn check_spent(&self) {
+        // The owners of another state, and hooks, may run an event loop when this one is reaped.
+        if self.config.states > 1 || self.config.hook_acts > 0 {
+            return;
+        }
+        self.check(
+            self.slots[0].ring.complete() == 0 || self.told_here.get() >= self.config.max_told,
+            "completions are left in the ring by an entry that has not told as many as it may",
+        );
     }
 
     fn run_bottom_half(&self, index: usize) {
