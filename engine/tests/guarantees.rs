@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use laio_engine::errno::Errno;
+use laio_engine::host::Host;
 use laio_engine::kernel::LinuxAio;
 use laio_engine::{Refusal, State, depth};
 use support::{BLOCK, CAPACITY, Loop, Options, Request, SLOW, Scripted, scripted};
@@ -461,7 +462,6 @@ fn an_entry_from_the_event_loop_looks_at_nothing_before_it_has_the_lock() {
 /// The host has the state's address until the section ends.
 #[test]
 fn cleanup_is_refused_while_a_deferred_call_is_pending() {
-    use laio_engine::host::Host;
     let host = Loop::new(Options { deferred_calls: true, ..Options::default() });
     let (state, _script) = attached(host);
     host.defer_begin();
@@ -469,6 +469,31 @@ fn cleanup_is_refused_while_a_deferred_call_is_pending() {
     assert_eq!(state.check_cleanup(), Err(Refusal::DeferredCall));
     host.defer_end();
     assert_eq!(state.check_cleanup(), Ok(()));
+}
+
+/// At the end of a section the host makes the calls one after the other. An owner whom the first of
+/// them tells may have the second state asked for a call again, and free that state after this and
+/// before the first call.
+#[test]
+fn cleanup_is_refused_while_the_end_of_a_section_has_a_call_in_its_hands() {
+    let host = Loop::new(Options { deferred_calls: true, ..Options::default() });
+    let ((first, script), (second, other)) = (attached(host), attached(host));
+    script.synchronous.set(true);
+    other.synchronous.set(true);
+    let answer = Rc::new(Cell::new(None));
+    let seen = Rc::clone(&answer);
+    let frees = Request::new(move |_| seen.set(Some(second.check_cleanup())));
+    let asks_again = Request::new(move |_| {
+        Request::new(ignore).submit(second, 0);
+        frees.submit(first, 0);
+    });
+    host.defer_begin();
+    asks_again.submit(first, 0);
+    Request::new(ignore).submit(second, 0);
+    host.defer_end();
+    assert_eq!(answer.get(), Some(Err(Refusal::DeferredCall)));
+    assert_eq!(second.stats().completed, 2);
+    assert_eq!(second.check_cleanup(), Ok(()));
 }
 
 /// The real kernel, with its mapped ring and with the fallback to io_getevents(2).

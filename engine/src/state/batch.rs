@@ -46,11 +46,20 @@ impl<K: Kernel, H: Host> State<K, H> {
         } else if self.plugs.get() > 0 {
             // The unplug submits it.
         } else if self.defers {
-            self.deferred.set(true);
-            let _active = self.activate();
-            self.host.defer_call(Self::on_deferred_call, self.opaque());
+            self.defer();
         } else {
             self.flush();
+        }
+    }
+
+    /// Has the host call when the section ends, unless it will. Never two calls at a time: the host may
+    /// be at the end of an outer section and have the first one in its hands, and the second would
+    /// then be made, and the state perhaps freed, before it.
+    #[inline(always)] // Into its only caller.
+    fn defer(&self) {
+        if !self.deferred.replace(true) {
+            let _active = self.activate();
+            self.host.defer_call(Self::on_deferred_call, self.opaque());
         }
     }
 
