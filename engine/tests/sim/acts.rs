@@ -249,6 +249,7 @@ impl World {
             let (entries, told) = (self.entries.replace(0), self.told_here.get());
             self.hooks.set(1);
             self.detach(slot);
+            self.taken_away.set(Some(slot));
             self.hooks.set(0);
             self.entries.set(entries);
             self.told_here.set(told);

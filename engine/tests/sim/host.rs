@@ -225,6 +225,7 @@ impl Host for SimHost {
     fn context_release(self, context: *mut AioContext) {
         self.0.check(!context.is_null(), "a null context is unlocked");
         self.0.locks.set(self.0.locks.get() - 1);
+        self.0.taken_away.set(None);
         self.0.check(self.0.locks.get() >= 0, "a context is unlocked that was not locked");
         self.0.act_around_entry();
     }

@@ -129,6 +129,9 @@ impl Kernel for SimKernel {
 
     fn reap(&self) -> Option<Completion> {
         self.world.nothing_due("reaping");
+        let taken_away = self.world.taken_away.get() == Some(self.slot);
+        let served = taken_away && !self.world.slots[self.slot].freeing.get();
+        self.world.check(!served, "a state is served that another thread has detached");
         self.world.count_step();
         // The kernel does not stand still while we look.
         if self.ring().held() > 0 && self.world.tape.chance(self.world.config.race) {

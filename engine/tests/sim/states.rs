@@ -20,6 +20,7 @@ impl World {
     pub fn attach(&'static self, slot: usize) {
         let number = 1 + self.tape.below(CONTEXTS);
         self.trace(|| format!("state {slot}: attach to loop {number}"));
+        self.taken_away.set(self.taken_away.get().filter(|&other| other != slot));
         let engine = self.slots[slot].engine.get();
         // SAFETY: the slot's state; nobody can free it while it is being attached.
         let attached = unsafe { &*engine }.attach(context(number));

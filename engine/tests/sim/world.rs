@@ -59,6 +59,8 @@ pub struct World {
     /// Of a section that has ended, and not made yet.
     pub due_calls: RefCell<Vec<(HostCallback, *mut c_void)>>,
     pub locks: Cell<i32>,
+    /// What another thread detached while an entry waited for the lock, until that is released.
+    pub taken_away: Cell<Option<usize>>,
     pub rotor: Cell<usize>,
     /// Event loops on the stack.
     pub loops: Cell<u32>,
@@ -118,6 +120,7 @@ impl World {
             deferred: RefCell::default(),
             due_calls: RefCell::default(),
             locks: Cell::new(0),
+            taken_away: Cell::new(None),
             rotor: Cell::new(0),
             loops: Cell::new(0),
             due: Cell::new(None),
