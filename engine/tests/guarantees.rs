@@ -253,6 +253,42 @@ fn a_nested_event_loop_gets_a_request_of_another_state() {
     }
 }
 
+/// The end of the host's section runs the owner of another state, who waits for what the kernel has no
+/// room for. It was refused while the request of the coroutine that submits was in flight; that is
+/// complete by then, and nobody needed to be woken for it.
+#[test]
+fn what_a_section_leaves_is_resumed_before_the_host_ends_it() {
+    let host = Loop::new(Options {
+        deferred_calls: true,
+        drives: true,
+        never_deliver: true,
+        ..Options::default()
+    });
+    let ((first, script), (second, other)) = (attached(host), attached(host));
+    other.synchronous.set(true);
+    let left: &'static Request = Request::new(ignore);
+    let waits: &'static Request = Request::new(move |_| {
+        while !left.is_done() {
+            assert!(host.turn(), "the owner of another state hangs");
+        }
+    });
+    let kernel = Rc::clone(&script);
+    Request::new(move |_| {
+        kernel.answers.borrow_mut().push_back(Err(libc::EAGAIN));
+        left.submit(first, 0);
+        assert!(host.run_bottom_halves());
+        assert!(!host.is_bh_scheduled(), "the coroutine's request, in flight, resumes the other");
+        waits.submit(second, 0);
+        kernel.complete(BLOCK as i64);
+        // From now on the kernel has room, and does at once what it takes.
+        kernel.synchronous.set(true);
+    })
+    .submit(first, SLOW);
+    script.complete(BLOCK as i64);
+    Request::new(ignore).read(first, 0);
+    assert!(waits.is_done());
+}
+
 /// Two completions arrive together; the first one's owner waits in a nested event loop for the
 /// second, whose eventfd signal has been read already.
 #[test]

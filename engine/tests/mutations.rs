@@ -184,9 +184,6 @@ const MUTATIONS: &[Mutation] = mutations! {
     "state/handlers.rs": "a poll says no while requests are queued",
         "!state.kernel.is_inherited() && state.kernel.has_completions()\n" =>
         "!state.kernel.is_inherited() && state.kernel.has_completions() && !(ON && !state.queue.is_empty())\n";
-    "state/batch.rs": "another state's owner waits in the section's end for what nobody resumes",
-        "if !self.queue.is_empty() && self.needs_bh() {" =>
-        "if !self.queue.is_empty() && self.needs_bh() && !ON {";
 
     // The budget of owners.
     "state/complete.rs": "completions beyond the budget wait for the next one",

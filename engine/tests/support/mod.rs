@@ -28,6 +28,8 @@ pub struct Options {
     /// Loses the eventfd: only bottom halves come.
     pub never_deliver: bool,
     pub max_batch: u64,
+    /// The thread itself is a coroutine, which drives the loop while it waits.
+    pub drives: bool,
 }
 
 /// An event loop with what the engine asks for, and nothing hidden.
@@ -181,13 +183,15 @@ impl Host for &'static Loop {
     }
 
     fn coroutine_self(self) -> Option<*mut Coroutine> {
-        None
+        self.options.drives.then(ptr::dangling_mut)
     }
 
-    fn coroutine_yield(self, _: *mut AioContext) {}
+    fn coroutine_yield(self, _: *mut AioContext) {
+        assert!(self.turn(), "the thread waits, and nothing happens");
+    }
 
     fn coroutine_entered(self, _: *mut Coroutine) -> bool {
-        false
+        self.options.drives
     }
 
     fn coroutine_wake(self, _: *mut Coroutine) {}
@@ -450,10 +454,21 @@ impl Request {
         fd: RawFd,
     ) -> Result<(), Errno> {
         self.result.set(None);
-        // SAFETY: one part, in memory that stays.
-        let io = unsafe { Io::new(aio_type::READ, 0, fd, 0, (&self.iov, 1)) }.unwrap();
+        let io = self.io(fd);
         let opaque = ptr::from_ref(self).cast_mut().cast();
         state.submit(|| Ok(io), self.dev_max_batch.get(), on_complete, opaque)
+    }
+
+    /// Reads as a coroutine does: returns when that is complete.
+    pub fn read<K: Kernel, H: Host>(&'static self, state: &State<K, H>, fd: RawFd) {
+        // SAFETY: a state that stays.
+        let result = unsafe { State::co_submit(state, || Ok(self.io(fd)), 0) };
+        self.result.set(Some(result.unwrap()));
+    }
+
+    fn io(&'static self, fd: RawFd) -> Io {
+        // SAFETY: one part, in memory that stays.
+        unsafe { Io::new(aio_type::READ, 0, fd, 0, (&self.iov, 1)) }.unwrap()
     }
 }
 
