@@ -20,8 +20,11 @@ impl Timer {
     /// Lets the descriptor, which is returned, become readable after `delay`.
     pub fn arm(&self, delay: Duration) -> Result<RawFd, Errno> {
         let fd = self.descriptor()?;
+        // Of a time before the timer runs: whoever is woken by it must find it due. An event loop
+        // that listens for edges is not woken again.
+        let due = Instant::now() + delay;
         set(fd, delay)?;
-        self.due.set(Some(Instant::now() + delay));
+        self.due.set(Some(due));
         Ok(fd)
     }
 
@@ -89,5 +92,23 @@ mod tests {
         assert!(!timer.is_due() && !readable(fd, 0));
         assert_eq!(timer.arm(Duration::from_secs(3600)), Ok(fd));
         assert!(!timer.is_due() && !readable(fd, 0));
+    }
+
+    /// A thread that was preempted between the two believed the timer not due yet when it was woken by
+    /// it, slept again, and was woken no more.
+    #[test]
+    fn it_is_due_when_it_becomes_readable_and_not_later() {
+        let timer = Timer::default();
+        for _ in 0..1000 {
+            let fd = timer.arm(Duration::from_secs(3600)).unwrap();
+            // SAFETY: an all-zero specification is a valid value.
+            let mut left: libc::itimerspec = unsafe { std::mem::zeroed() };
+            // SAFETY: writes one specification.
+            assert_eq!(unsafe { libc::timerfd_gettime(fd, &mut left) }, 0);
+            let (seconds, nanoseconds) =
+                (left.it_value.tv_sec as u64, left.it_value.tv_nsec as u32);
+            let readable = Instant::now() + Duration::new(seconds, nanoseconds);
+            assert!(timer.due.get().unwrap() <= readable);
+        }
     }
 }
