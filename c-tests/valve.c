@@ -25,6 +25,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static Valve valve;
 static int valve_fd = -1;
 static uint64_t refusals;
+static uint64_t setups;
+static uint64_t destroyed;
 static Held held[HELD_MAX];
 static unsigned held_count;
 static void (*after_submit)(void *opaque);
@@ -72,12 +74,34 @@ unsigned valve_held(void)
     return count;
 }
 
-uint64_t valve_refusals(void)
+static uint64_t counted(const uint64_t *counter)
 {
     pthread_mutex_lock(&lock);
-    uint64_t count = refusals;
+    uint64_t count = *counter;
     pthread_mutex_unlock(&lock);
     return count;
+}
+
+static void count(uint64_t *counter)
+{
+    pthread_mutex_lock(&lock);
+    ++*counter;
+    pthread_mutex_unlock(&lock);
+}
+
+uint64_t valve_refusals(void)
+{
+    return counted(&refusals);
+}
+
+uint64_t valve_setups(void)
+{
+    return counted(&setups);
+}
+
+uint64_t valve_destroyed(void)
+{
+    return counted(&destroyed);
 }
 
 void valve_after_submit(void (*fn)(void *opaque), void *opaque)
@@ -142,6 +166,9 @@ long syscall(long number, ...)
     va_end(list);
     if (number == SYS_io_submit && arguments[1] > 0) {
         return submit(arguments[0], arguments[1], (struct iocb **)arguments[2]);
+    }
+    if (number == SYS_io_setup || number == SYS_io_destroy) {
+        count(number == SYS_io_setup ? &setups : &destroyed);
     }
     return real_syscall(number, arguments[0], arguments[1], arguments[2], arguments[3],
                         arguments[4], arguments[5]);

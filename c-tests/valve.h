@@ -28,6 +28,10 @@ unsigned valve_held(void);
 /* Calls of io_submit(2) that the valve let not through. */
 uint64_t valve_refusals(void);
 
+/* Contexts that were made and destroyed so far: calls of io_setup(2) and io_destroy(2). */
+uint64_t valve_setups(void);
+uint64_t valve_destroyed(void);
+
 /* Calls `fn(opaque)` after each io_submit(2) that the kernel has answered, before the library
  * hears of it. */
 void valve_after_submit(void (*fn)(void *opaque), void *opaque);

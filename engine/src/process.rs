@@ -3,15 +3,25 @@
 //! Which process this is.
 //!
 //! A PID does not tell: in namespaces of their own, parent and child can both be number 1. What
-//! tells is a word that the kernel clears in every new process (MADV_WIPEONFORK, Linux 4.14), made
+//! tells is memory that the kernel clears in every new process (MADV_WIPEONFORK, Linux 4.14), made
 //! by fork(2) or by clone(2) itself. A child that shares its parent's memory has its word too, and
 //! also its AIO contexts: it is the same process in what matters here.
 
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-/// The word; null before the first [`Process::current`]. It is 0 in a process that has not asked.
-static WORD: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
+/// What the kernel clears in every new process.
+struct Page {
+    /// This process's number; 0 in a process that has not asked.
+    number: AtomicU64,
+    /// See [`own_words`].
+    own: [AtomicU64; OWN_WORDS],
+}
+
+const OWN_WORDS: usize = 2;
+
+/// The page; null before the first [`Process::current`].
+static PAGE: AtomicPtr<Page> = AtomicPtr::new(ptr::null_mut());
 /// Numbers that no process has had: a child goes on where its parent was when it forked.
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
@@ -22,17 +32,17 @@ pub struct Process(u64);
 impl Process {
     /// The calling process.
     pub fn current() -> Self {
-        let word = word();
-        match word.load(Ordering::Relaxed) {
-            0 => Self::first_asked(word),
+        let number = &page().number;
+        match number.load(Ordering::Relaxed) {
+            0 => Self::first_asked(number),
             known => Self(known),
         }
     }
 
     #[cold]
-    fn first_asked(word: &AtomicU64) -> Self {
+    fn first_asked(number: &AtomicU64) -> Self {
         let fresh = NEXT.fetch_add(1, Ordering::Relaxed);
-        match word.compare_exchange(0, fresh, Ordering::Relaxed, Ordering::Relaxed) {
+        match number.compare_exchange(0, fresh, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => Self(fresh),
             Err(known) => Self(known),
         }
@@ -46,36 +56,43 @@ impl Process {
     /// Whether it is the calling process.
     #[inline]
     pub fn is_current(self) -> bool {
-        // SAFETY: there is a process, so `current` has set the word, which is never unmapped.
-        let word = unsafe { &*WORD.load(Ordering::Relaxed) };
-        word.load(Ordering::Relaxed) == self.0
+        // SAFETY: there is a process, so `current` has set the page, which is never unmapped.
+        let page = unsafe { &*PAGE.load(Ordering::Relaxed) };
+        page.number.load(Ordering::Relaxed) == self.0
     }
 }
 
-fn word() -> &'static AtomicU64 {
-    let mut word = WORD.load(Ordering::Acquire);
-    if word.is_null() {
-        let mine = map_word();
-        match WORD.compare_exchange(ptr::null_mut(), mine, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => word = mine,
+/// Words of whoever has a use for them: what stands in them is this process's alone. They are 0 at
+/// first, also in every child.
+pub fn own_words() -> &'static [AtomicU64] {
+    &page().own
+}
+
+fn page() -> &'static Page {
+    let mut page = PAGE.load(Ordering::Acquire);
+    if page.is_null() {
+        let mine = map_page();
+        match PAGE.compare_exchange(ptr::null_mut(), mine, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => page = mine,
             // Another thread was first. Mine stays, unused: this happens once in a process at most.
-            Err(first) => word = first,
+            Err(first) => page = first,
         }
     }
     // SAFETY: mapped by one of the two, and never unmapped.
-    unsafe { &*word }
+    unsafe { &*page }
 }
 
-/// A word of its own that is 0, also in every child.
-fn map_word() -> *mut AtomicU64 {
-    const PAGE: usize = 4096;
+/// A page that is 0, also in every child.
+fn map_page() -> *mut Page {
+    const SIZE: usize = 4096;
+    const { assert!(size_of::<Page>() <= SIZE) };
     let (protection, flags) =
         (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: a new mapping; only its own memory is advised on.
     unsafe {
-        let page = libc::mmap(ptr::null_mut(), PAGE, protection, flags, -1, 0);
+        let page = libc::mmap(ptr::null_mut(), SIZE, protection, flags, -1, 0);
         assert_ne!(page, libc::MAP_FAILED, "no memory for one page");
-        if libc::madvise(page, PAGE, libc::MADV_WIPEONFORK) != 0 {
+        if libc::madvise(page, SIZE, libc::MADV_WIPEONFORK) != 0 {
             // An old kernel: at least fork(2) can be seen.
             libc::pthread_atfork(None, None, Some(wipe));
         }
@@ -84,10 +101,9 @@ fn map_word() -> *mut AtomicU64 {
 }
 
 unsafe extern "C" fn wipe() {
-    let word = WORD.load(Ordering::Relaxed);
-    if !word.is_null() {
-        // SAFETY: mapped, and never unmapped.
-        unsafe { &*word }.store(0, Ordering::Relaxed);
+    // SAFETY: mapped, and never unmapped.
+    if let Some(page) = unsafe { PAGE.load(Ordering::Relaxed).as_ref() } {
+        page.own.iter().chain([&page.number]).for_each(|word| word.store(0, Ordering::Relaxed));
     }
 }
 

@@ -32,9 +32,11 @@ pub unsafe extern "C" fn laio_init(errp: *mut *mut Error) -> *mut LinuxAioState 
 ///
 /// If requests are still outstanding, that is reported; they are completed first, waiting for the
 /// kernel, and their owners are told from within this call. They find the state detached, and cannot
-/// attach it again. Called from within a completion of the
-/// same state, or in a deferred section in which requests were submitted to it, it is reported and
-/// does nothing.
+/// attach it again. Called from within a completion of the same state, or in a deferred section in
+/// which requests were submitted to it, it is reported and does nothing.
+///
+/// io_destroy(2) takes the kernel some thirty milliseconds. So the process keeps up to two AIO
+/// contexts of states that were freed for those that are made next, which count in fs.aio-nr.
 ///
 /// As laio_cleanup() of QEMU, which frees the state whatever is outstanding.
 #[unsafe(no_mangle)]
@@ -142,6 +144,9 @@ pub extern "C" fn laio_io_unplug(dev_max_batch: u64) {
 /// Whether the kernel can flush `fd` asynchronously, so that QEMU_AIO_FLUSH may be submitted for
 /// it. False also for a negative descriptor, and when there is neither an AIO context nor an
 /// io_uring to ask with; true for one that is closed. Any thread.
+///
+/// It flushes the file to find out, unless that is a block device, or a regular file of the file
+/// system that was asked about last.
 ///
 /// As laio_has_fdsync() of QEMU.
 #[unsafe(no_mangle)]

@@ -145,6 +145,13 @@ impl Interface for Either {
         }
     }
 
+    fn done(&self) {
+        match self {
+            Self::LinuxAio(aio) => aio.done(),
+            Self::IoUring(uring) => uring.done(),
+        }
+    }
+
     fn has_completions(&self) -> bool {
         match self {
             Self::LinuxAio(aio) => aio.has_completions(),

@@ -99,6 +99,10 @@ pub trait Kernel: Files {
     /// submitted again as it was.
     fn is_transient(&self, res: i64) -> bool;
 
+    /// Nothing is in flight, everything is reaped, and the object is dropped next: what takes long to
+    /// make and to destroy may be kept for another. Not in the child of a fork.
+    fn done(&self) {}
+
     /// The descriptor that becomes readable with each completion. The kernel object owns it.
     fn eventfd(&self) -> RawFd;
 

@@ -3,6 +3,7 @@
 //! What this kernel's asynchronous I/O can do, found by asking it.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use once_cell::race::OnceBool;
 
@@ -12,23 +13,45 @@ use super::{Entry, Interface, LaioKernel, Opcode};
 use crate::errno::Errno;
 use crate::wait::Uncancelled;
 
-/// The answer of [`ask_fua`], once there is one. Nobody waits for who asks: two threads may both, and
-/// the child of a fork does not hang on a thread that it does not have.
+/// The answers, once there are any. Nobody waits for who asks: two threads may both, and the child of
+/// a fork does not hang on a thread that it does not have.
+static HAS_FDSYNC: OnceBool = OnceBool::new();
 static HAS_FUA: OnceBool = OnceBool::new();
 
 /// The kernel could not be asked, or did not say. It may the next time.
 #[derive(PartialEq, Eq, Debug)]
 struct NoAnswer;
 
-/// Whether `fd` can be flushed by [`Opcode::DataSync`]. The kernel answers EINVAL where it cannot.
-/// `asked` is the interface to ask with; both answer alike.
+/// Whether `fd` can be flushed by [`Opcode::DataSync`] (Linux 4.18). The kernel answers EINVAL where
+/// it cannot: for what cannot be flushed at all, which fdatasync(2) tells as well and without the way
+/// through a queue. `asked` is the interface to ask with; both answer alike.
 pub fn has_fdsync(asked: LaioKernel, fd: RawFd) -> bool {
     let _uncancelled = Uncancelled::enter();
-    let Ok(oracle) = Oracle::new(asked) else { return false };
-    // Destroying a context of Linux AIO takes the kernel some ten milliseconds, and who asks for the
-    // one asks for the other as well.
-    let _ = HAS_FUA.get_or_try_init(|| ask_fua(&oracle));
-    oracle.result_of(Entry::data_sync(fd)).is_ok_and(|answer| answer != -i64::from(libc::EINVAL))
+    HAS_FDSYNC.get_or_try_init(|| ask_fdsync(&Oracle::new(asked)?)).unwrap_or(false)
+        && can_be_flushed(fd)
+}
+
+/// A real flush, and so only where the answer is not known: every block device can, and on one file
+/// system all regular files are alike.
+fn can_be_flushed(fd: RawFd) -> bool {
+    /// The number of the file system that was asked last and could, plus one.
+    static FLUSHED: AtomicU64 = AtomicU64::new(0);
+    // SAFETY: an all-zero stat is a valid value, and fstat(2) fills it.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: writes one stat to a place that holds one. Should it fail, it is no regular file.
+    unsafe { libc::fstat(fd, &mut stat) };
+    let kind = stat.st_mode & libc::S_IFMT;
+    let file_system = stat.st_dev.wrapping_add(1);
+    let known = kind == libc::S_IFREG && FLUSHED.load(Ordering::Relaxed) == file_system;
+    if known || kind == libc::S_IFBLK {
+        return true;
+    }
+    // SAFETY: fdatasync(2) takes no pointer.
+    let flushed = unsafe { libc::syscall(libc::SYS_fdatasync, fd) };
+    if flushed == 0 && kind == libc::S_IFREG {
+        FLUSHED.store(file_system, Ordering::Relaxed);
+    }
+    flushed == 0 || Errno::last() != Errno(libc::EINVAL)
 }
 
 /// Whether a write can carry RWF_DSYNC (Linux 4.13).
@@ -36,28 +59,34 @@ pub fn has_fdsync(asked: LaioKernel, fd: RawFd) -> bool {
 /// Asked once, of an empty write to an anonymous file. While that cannot even be asked (no
 /// interface or descriptor to be had) the answer is no, which costs the host a flush and never data.
 pub fn has_fua(asked: LaioKernel) -> bool {
-    let ask = || {
-        let _uncancelled = Uncancelled::enter();
-        ask_fua(&Oracle::new(asked)?)
-    };
-    HAS_FUA.get_or_try_init(ask).unwrap_or(false)
+    let _uncancelled = Uncancelled::enter();
+    HAS_FUA.get_or_try_init(|| ask_fua(&Oracle::new(asked)?)).unwrap_or(false)
+}
+
+fn ask_fdsync(oracle: &Oracle) -> Result<bool, NoAnswer> {
+    let file = anonymous_file()?;
+    Ok(oracle.result_of(Entry::data_sync(file.as_raw_fd()))? >= 0)
 }
 
 fn ask_fua(oracle: &Oracle) -> Result<bool, NoAnswer> {
-    // SAFETY: the name is a C string.
-    let fd = unsafe { libc::memfd_create(c"laio".as_ptr(), libc::MFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(NoAnswer);
-    }
-    // SAFETY: the descriptor is new and nobody else's.
-    let file = unsafe { OwnedFd::from_raw_fd(fd) };
+    let file = anonymous_file()?;
     let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
     let write = Entry::transfer(Opcode::Write, file.as_raw_fd(), (&raw const empty, 1), 0);
     let write = write.with_flags(libc::RWF_DSYNC);
     Ok(oracle.result_of(write)? >= 0)
 }
 
-/// An interface with room for one request, and without an eventfd.
+fn anonymous_file() -> Result<OwnedFd, NoAnswer> {
+    // SAFETY: the name is a C string.
+    let fd = unsafe { libc::memfd_create(c"laio".as_ptr(), libc::MFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(NoAnswer);
+    }
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// An interface, without an eventfd.
 enum Oracle {
     Aio(Context),
     Uring(Uring),
@@ -66,7 +95,7 @@ enum Oracle {
 impl Oracle {
     /// As states get theirs.
     fn new(asked: LaioKernel) -> Result<Self, NoAnswer> {
-        let aio = || Context::new(1).ok().map(Self::Aio);
+        let aio = || Context::new().ok().map(Self::Aio);
         let uring = || Uring::without_eventfd(1).ok().map(Self::Uring);
         let made = match asked {
             LaioKernel::Auto => aio().or_else(uring),
@@ -88,6 +117,9 @@ impl Oracle {
         };
         // SAFETY: complete, or never taken.
         drop(unsafe { Box::from_raw(request) });
+        if let Self::Aio(context) = self {
+            context.done(); // One request at a time, and this was it.
+        }
         Ok(result)
     }
 
@@ -127,6 +159,7 @@ mod tests {
             assert_eq!(HAS_FUA.get(), Some(true));
             let oracle = Oracle::new(asked).unwrap();
             assert_eq!(ask_fua(&oracle), Ok(true));
+            assert_eq!(ask_fdsync(&oracle), Ok(true));
         }
     }
 

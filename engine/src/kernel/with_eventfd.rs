@@ -33,6 +33,9 @@ pub trait Interface {
 
     /// See [`Kernel::is_transient`].
     fn is_transient(&self, res: i64) -> bool;
+
+    /// See [`Kernel::done`].
+    fn done(&self) {}
 }
 
 /// An interface and its eventfd: a [`Kernel`].
@@ -99,6 +102,10 @@ impl<I: Interface> Kernel for WithEventfd<I> {
     #[inline]
     fn is_transient(&self, res: i64) -> bool {
         res < 0 && self.interface.is_transient(res)
+    }
+
+    fn done(&self) {
+        self.interface.done();
     }
 
     fn eventfd(&self) -> RawFd {

@@ -213,6 +213,8 @@ impl<K: Kernel, H: Host> State<K, H> {
         }
         if !state.kernel.is_inherited() {
             state.drain();
+            debug_assert!(state.outstanding() == 0, "a state is freed before it is drained");
+            state.kernel.done();
         }
         // SAFETY: nothing of this process is with the kernel or the host any more; the rest is the
         // caller's promise.

@@ -3,6 +3,7 @@
 //! Linux AIO: io_setup(2), io_submit(2), io_destroy(2), and the mapped ring.
 
 mod ring;
+mod spare;
 #[allow(missing_docs, non_camel_case_types, clippy::all, clippy::undocumented_unsafe_blocks)]
 pub mod sys;
 
@@ -31,21 +32,26 @@ fn no_context(errno: Errno) -> SetupError {
     SetupError::new(errno, what)
 }
 
-/// A context of io_setup(2), destroyed on drop.
+/// A context of io_setup(2) for as many requests as a state may have in flight.
 ///
-/// Destroying waits for whatever is still in flight, as io_destroy(2) does.
+/// On drop it is destroyed, which waits for whatever is still in flight; or it is kept for the next,
+/// if its user was done with it.
 pub(super) struct Context {
     id: aio_context_t,
     /// The process that has it. The child of a fork has not, but it shares the mapped ring.
     process: Process,
+    is_done: Cell<bool>,
 }
 
 impl Context {
-    pub(super) fn new(events: usize) -> Result<Self, Errno> {
-        let mut context: aio_context_t = 0;
-        // SAFETY: io_setup(2) writes one context to a place that holds one.
-        check(unsafe { libc::syscall(libc::SYS_io_setup, events, &mut context) })?;
-        Ok(Self { id: context, process: Process::current() })
+    pub(super) fn new() -> Result<Self, Errno> {
+        let id = spare::take().map_or_else(set_up, Ok)?;
+        Ok(Self { id, process: Process::current(), is_done: Cell::new(false) })
+    }
+
+    /// Nothing is in flight, and nothing will be.
+    pub(super) fn done(&self) {
+        self.is_done.set(true);
     }
 
     /// # Safety
@@ -82,9 +88,19 @@ impl Drop for Context {
         if !self.process.is_current() {
             return; // The parent's, whatever the child has of that number.
         }
-        // SAFETY: the context is ours and is not used again.
-        unsafe { libc::syscall(libc::SYS_io_destroy, self.id) };
+        // SAFETY: the context is ours and is not used again here.
+        if !(self.is_done.get() && unsafe { spare::keep(self.id) }) {
+            // SAFETY: nor by anybody else.
+            unsafe { libc::syscall(libc::SYS_io_destroy, self.id) };
+        }
     }
+}
+
+fn set_up() -> Result<aio_context_t, Errno> {
+    let mut id: aio_context_t = 0;
+    // SAFETY: io_setup(2) writes one context to a place that holds one.
+    check(unsafe { libc::syscall(libc::SYS_io_setup, CAPACITY, &mut id) })?;
+    Ok(id)
 }
 
 fn check(result: c_long) -> Result<usize, Errno> {
@@ -125,7 +141,7 @@ impl Aio {
     }
 
     fn with_getevents() -> Result<Self, SetupError> {
-        let context = Context::new(CAPACITY).map_err(no_context)?;
+        let context = Context::new().map_err(no_context)?;
         let completions = Completions::SystemCall(Cell::new(None));
         Ok(Self { completions, context })
     }
@@ -174,6 +190,10 @@ impl Interface for Aio {
                 Some(Completion { token, res })
             }
         }
+    }
+
+    fn done(&self) {
+        self.context.done();
     }
 
     fn has_completions(&self) -> bool {
