@@ -27,8 +27,8 @@ impl Kernel for Buggy {
         false
     }
 
-    unsafe fn submit(&self, _: &[*mut Entry]) -> Result<usize, Errno> {
-        Err(Errno(libc::EAGAIN))
+    unsafe fn submit(&self, entries: &[*mut Entry]) -> Result<usize, Errno> {
+        Ok(entries.len())
     }
 
     fn reap(&self) -> Option<Completion> {
@@ -36,7 +36,7 @@ impl Kernel for Buggy {
     }
 
     fn has_completions(&self) -> bool {
-        true
+        false
     }
 
     fn eventfd(&self) -> RawFd {
