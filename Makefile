@@ -14,6 +14,8 @@ SECONDS ?= 300
 export BUILD_DIR
 
 demo_bench = $(BUILD_DIR)/demo/laio-bench
+# laio-bench without liblaio: what the requests cost by themselves.
+floor = $(CC) -std=gnu11 $(CFLAGS) -D_GNU_SOURCE -Iinclude $(bench_sources) bench/floor.c -o $(demo_bench)-floor
 bench_sources = $(addprefix bench/,laio-bench.c options.c report.c workload.c histogram.c pattern.c)
 
 .PHONY: help all demo demo-build check quick lint check-qemu bench bench-qemu soak header install clean
@@ -29,7 +31,7 @@ help:
 	@echo 'make check-qemu  builds QEMU 7.2, 10.0 and 10.2 on the library and tests their tools'
 	@echo 'make bench-qemu  QEMU on the library against QEMU as it is: time and instructions'
 	@echo 'make all      build the library and the C programs into $(BUILD_DIR)/'
-	@echo 'make bench    laio-bench against fio on the same files; BENCH_ARGS="--reps 3 --json FILE"'
+	@echo 'make bench    liblaio against bare loops and fio on the same files; BENCH_ARGS="--reps 3 --into NAME"'
 	@echo 'make header   regenerate include/laio.h from src/'
 	@echo 'make install  library, header, laio.pc, laio-bench, laio-run, their man pages; PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
 	@echo 'make clean    remove what these have built'
@@ -67,7 +69,10 @@ quick:
 
 bench: demo-build
 	tools/install-deps.sh bench
-	bench/compare-fio.py $(BENCH_ARGS) $(demo_bench)
+	$(floor)-aio bench/floor-aio.c
+	$(floor)-aio-eventfd -DFLOOR_EVENTFD bench/floor-aio.c
+	$(floor)-uring bench/floor-uring.c -luring
+	bench/table.py $(BENCH_ARGS) $(demo_bench)
 
 header:
 	cargo run --quiet -p xtask -- header

@@ -132,8 +132,8 @@ static const TestCase cases[] = {
     {"the second time makes and destroys nothing", the_second_time_makes_and_destroys_nothing,
      HOSTS},
     {"no more than two are kept", no_more_than_two_are_kept, HOST_BUILTIN},
-    {"what was in flight is no business of the next",
-     what_was_in_flight_is_no_business_of_the_next, HOSTS},
+    {"what was in flight is no business of the next", what_was_in_flight_is_no_business_of_the_next,
+     HOSTS},
     {"the child of a fork has none", the_child_of_a_fork_has_none, HOSTS},
 };
 

@@ -34,6 +34,8 @@ has_glib_headers() {
 has_header() { cc -E - <<<"#include <$1>" >/dev/null 2>&1; }
 
 has_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
+# For the distribution's own Python, whatever other is there.
+has_matplotlib() { /usr/bin/python3 -c 'import matplotlib' 2>/dev/null; }
 
 has_libclang() {
     # The one of the -dev package, which brings the compiler's own headers along.
@@ -93,6 +95,9 @@ collect() {
     bench)
         collect build
         need has fio -- fio
+        need has valgrind -- valgrind
+        need has_header liburing.h -- liburing-dev
+        need has_matplotlib -- python3-matplotlib
         ;;
     ci)
         need has clang-format -- clang-format
