@@ -18,7 +18,7 @@ demo_bench = $(BUILD_DIR)/demo/laio-bench
 floor = $(CC) -std=gnu11 $(CFLAGS) -D_GNU_SOURCE -Iinclude $(bench_sources) bench/floor.c -o $(demo_bench)-floor
 bench_sources = $(addprefix bench/,laio-bench.c options.c report.c workload.c histogram.c pattern.c)
 
-.PHONY: help all demo demo-build check quick lint check-qemu bench bench-qemu soak header install clean
+.PHONY: help all demo demo-build check quick lint check-qemu bench bench-qemu soak header pictures install clean
 
 help:
 	@echo 'make demo     a million completions that would each nest, on a sparse image: see it work'
@@ -73,6 +73,10 @@ bench: demo-build
 	$(floor)-aio-eventfd -DFLOOR_EVENTFD bench/floor-aio.c
 	$(floor)-uring bench/floor-uring.c -luring
 	bench/table.py $(BENCH_ARGS) $(demo_bench)
+
+pictures:
+	tools/install-deps.sh pictures
+	dot -Tsvg docs/pictures/recursion.dot -o docs/pictures/recursion.svg
 
 header:
 	cargo run --quiet -p xtask -- header

@@ -99,6 +99,9 @@ collect() {
         need has_header liburing.h -- liburing-dev
         need has_matplotlib -- python3-matplotlib
         ;;
+    pictures)
+        need has dot -- graphviz
+        ;;
     ci)
         need has clang-format -- clang-format
         need has shellcheck -- shellcheck
