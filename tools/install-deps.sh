@@ -15,7 +15,8 @@ Usage: tools/install-deps.sh PURPOSE...
   check      all that, what the tests are built with (a C++ compiler, the headers of GLib and libaio),
              and valgrind
   qemu       what QEMU's tools are built with, dpkg-dev to fetch their source, and valgrind
-  bench      fio
+  bench      fio, valgrind, the headers of liburing, and matplotlib
+  pictures   graphviz, to draw those of the documentation again
   ci         clang-format and shellcheck, which CI runs over the sources
   bindings   libclang, to regenerate the kernel bindings (nobody else needs it)
 
