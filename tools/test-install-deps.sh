@@ -84,7 +84,7 @@ user 0
 apt_get 'exit 0'
 run build bench
 is 'root installs, for several purposes at once, each package once' 0 calls \
-    '^apt-get install -y --no-install-recommends gcc libc6-dev fio$'
+    '^apt-get install -y --no-install-recommends gcc libc6-dev fio valgrind liburing-dev( python3-matplotlib)?$'
 
 path "${tools[@]}"
 user 0
