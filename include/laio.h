@@ -128,7 +128,8 @@ typedef struct LaioStats {
      */
     uint64_t failed;
     /**
-     * Resubmissions of what a short transfer left over. One request may need several.
+     * Resubmissions: of what a short transfer left over and, with io_uring, of a request of which the
+     * result said nothing. One request may need several.
      */
     uint64_t retried;
     /**

@@ -17,7 +17,8 @@ pub struct LaioStats {
     pub completed: u64,
     /// Completed with a negative errno.
     pub failed: u64,
-    /// Resubmissions of what a short transfer left over. One request may need several.
+    /// Resubmissions: of what a short transfer left over and, with io_uring, of a request of which the
+    /// result said nothing. One request may need several.
     pub retried: u64,
     /// Submission calls, whatever came of them: io_submit(2), or io_uring_enter(2).
     pub io_submit_calls: u64,
