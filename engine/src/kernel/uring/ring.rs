@@ -194,3 +194,34 @@ unsafe fn sqe_of(entry: *mut Entry) -> io_uring_sqe {
         ..Default::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel reads for `entry`, without its opcode.
+    fn read_for(mut entry: Entry, opcode: u8) -> (i32, u64, u64, u32, u32) {
+        // SAFETY: a reference is valid.
+        let sqe = unsafe { sqe_of(&raw mut entry) };
+        assert_eq!((sqe.opcode, sqe.user_data), (opcode, (&raw const entry).addr() as u64));
+        (sqe.fd, sqe.off, sqe.addr, sqe.len, sqe.op_flags)
+    }
+
+    /// Which a file does not show: whether a write was on stable storage when it completed, and how
+    /// much a sync has synchronised.
+    #[test]
+    fn an_entry_is_read_by_the_kernel_as_it_was_meant() {
+        let parts = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; 2];
+        let vector = (parts.as_ptr(), parts.len());
+        let place = parts.as_ptr().addr() as u64;
+        let read = Entry::transfer(Opcode::Read, 3, vector, 4096);
+        assert_eq!(read_for(read, IORING_OP_READV), (3, 4096, place, 2, 0));
+        let write = || Entry::transfer(Opcode::Write, 4, vector, 512);
+        assert_eq!(read_for(write(), IORING_OP_WRITEV), (4, 512, place, 2, 0));
+        let durable = write().with_flags(libc::RWF_DSYNC);
+        let flags = libc::RWF_DSYNC as u32;
+        assert_eq!(read_for(durable, IORING_OP_WRITEV), (4, 512, place, 2, flags));
+        let sync = Entry::data_sync(5);
+        assert_eq!(read_for(sync, IORING_OP_FSYNC), (5, 0, 0, 0, IORING_FSYNC_DATASYNC));
+    }
+}
