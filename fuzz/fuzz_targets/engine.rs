@@ -13,10 +13,14 @@ mod config;
 mod coroutines;
 #[path = "../../engine/tests/sim/event_loop.rs"]
 mod event_loop;
+#[path = "../../engine/tests/sim/fork.rs"]
+mod fork;
 #[path = "../../engine/tests/sim/host.rs"]
 mod host;
 #[path = "../../engine/tests/sim/kernel.rs"]
 mod kernel;
+#[path = "../../engine/tests/sim/manners.rs"]
+mod manners;
 #[path = "../../engine/tests/sim/model.rs"]
 mod model;
 #[path = "../../engine/tests/sim/requests.rs"]
@@ -27,6 +31,8 @@ mod scenario;
 mod states;
 #[path = "../../engine/tests/sim/tape.rs"]
 mod tape;
+#[path = "../../engine/tests/sim/transfer.rs"]
+mod transfer;
 #[path = "../../engine/tests/sim/world.rs"]
 mod world;
 

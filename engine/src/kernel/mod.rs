@@ -65,8 +65,8 @@ pub struct Completion {
 /// # After a fork
 ///
 /// The child has a copy of the object and, with most kernels, shares its ring with the parent. There
-/// the engine calls nothing but what asks about the process, and drops it; dropping must change
-/// nothing that the parent has.
+/// the engine calls nothing but what asks about the process and for the eventfd's number, and drops
+/// it; dropping must change nothing that the parent has.
 pub trait Kernel: Files {
     /// How many entries can be in flight: accepted by [`submit`](Self::submit) and not reaped. The
     /// engine offers no more. It does not change.

@@ -266,7 +266,9 @@ impl World {
 
     /// A hook does something to a state, whatever is going on.
     pub fn act_in_hook(&'static self) {
-        if self.calm.get() || self.hooks.get() >= 2 || !self.tape.chance(self.config.hook_acts) {
+        // The child's copy of the host is left alone.
+        let may = !self.calm.get() && !self.child.get() && self.hooks.get() < 2;
+        if !may || !self.tape.chance(self.config.hook_acts) {
             return;
         }
         self.hooks.set(self.hooks.get() + 1);

@@ -247,6 +247,11 @@ impl SimHost {
 }
 
 impl BottomHalf {
+    /// What runs it, if it is scheduled.
+    pub fn scheduled_call(&self) -> Option<(HostCallback, *mut c_void)> {
+        self.scheduled.then_some((self.callback, self.opaque))
+    }
+
     pub fn is_of(&self, opaque: *mut c_void) -> bool {
         self.opaque == opaque
     }

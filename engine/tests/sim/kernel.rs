@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A kernel that does to a request whatever a kernel may do.
+//! A kernel that does to a request whatever a kernel may do, with the manners of Linux AIO or of io_uring.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
+use std::ptr;
 use std::time::Duration;
 
 use laio_engine::depth;
 use laio_engine::errno::Errno;
-use laio_engine::kernel::{Completion, Entry, Files, Kernel, Opcode};
+use laio_engine::kernel::{Completion, Entry, Files, Kernel};
 
-use crate::model::{FIRST_FD, Kind, Status, Verdict, vector_of};
+use crate::manners::{Answer, TRANSIENT};
+use crate::model::{EntryBytes, FIRST_FD, Status, Verdict};
 use crate::world::World;
 
 /// As many as Linux AIO.
@@ -25,9 +27,9 @@ pub const FIRST_TIMER: RawFd = 50;
 #[derive(Default)]
 pub struct Ring {
     /// Accepted and not complete.
-    held: RefCell<Vec<Held>>,
-    /// Complete and not reaped: whose, and the event.
-    complete: RefCell<VecDeque<(usize, Completion)>>,
+    pub held: RefCell<Vec<Held>>,
+    /// Complete and not reaped.
+    pub complete: RefCell<VecDeque<Complete>>,
     /// The eventfd is readable.
     pub signalled: Cell<bool>,
     /// The last submission was, and nothing was in flight.
@@ -38,10 +40,23 @@ pub struct Ring {
     pub refused: Cell<bool>,
 }
 
-struct Held {
-    id: usize,
-    entry: *mut Entry,
-    as_submitted: [u8; size_of::<Entry>()],
+/// What the kernel has of a request.
+#[derive(Clone, Copy)]
+pub struct Held {
+    pub id: usize,
+    pub entry: *mut Entry,
+    pub as_submitted: EntryBytes,
+    /// The thread that submitted it.
+    pub thread: u32,
+}
+
+/// How it went.
+#[derive(Clone, Copy)]
+pub struct Complete {
+    pub held: Held,
+    pub res: i64,
+    /// The result says nothing of the request.
+    pub transient: bool,
 }
 
 impl Ring {
@@ -64,59 +79,55 @@ pub struct SimKernel {
     pub slot: usize,
 }
 
-fn bytes_of(entry: *mut Entry) -> [u8; size_of::<Entry>()] {
+fn bytes_of(entry: *mut Entry) -> EntryBytes {
     // SAFETY: the engine keeps an entry where it is until it completes, and it has no padding.
     // Where the engine fails to, an address sanitizer and the comparison with this will tell.
-    unsafe { entry.cast::<[u8; size_of::<Entry>()]>().read() }
+    unsafe { entry.cast::<EntryBytes>().read() }
 }
 
 impl Kernel for SimKernel {
     fn capacity(&self) -> usize {
-        CAPACITY
+        self.world.config.ring_of(self.slot)
     }
 
     fn prepare(&self, entry: &mut Entry) {
+        self.is_ours("a request is prepared");
         entry.set_eventfd(self.eventfd());
     }
 
     unsafe fn submit(&self, entries: &[*mut Entry]) -> Result<usize, Errno> {
         let (world, ring) = (self.world, self.ring());
-        world.nothing_due("io_submit(2)");
+        self.is_ours("a submission");
+        world.nothing_due("a submission");
         world.count_step();
-        world.check(!entries.is_empty(), "io_submit(2) of nothing");
+        world.check(!entries.is_empty(), "a submission of nothing");
         let depth = depth::current();
         world.check((1..=depth::max()).contains(&depth), "submission outside of the bound");
         world.model(self.slot).count(|counts| {
             counts.deepest_nesting = counts.deepest_nesting.max(depth.into());
         });
         world.check(
-            ring.in_flight() + entries.len() <= CAPACITY,
+            ring.in_flight() + entries.len() <= self.capacity(),
             "more requests than the ring has slots",
         );
         self.check_order(entries);
         world.check_gathered(self.slot);
-        let answer = self.answer(entries.len());
+        let Answer { taken, last_fails } = self.answer(entries.len());
         world.trace(|| {
             let first = self.id_of(entries[0]);
             let frames = "|".repeat(depth as usize);
             format!(
-                "kernel {}: {frames} submit {} from #{first}: {answer:?}",
+                "kernel {}: {frames} submit {} from #{first}: {taken:?}",
                 self.slot,
                 entries.len()
             )
         });
-        self.count_answer(&answer);
-        match answer {
-            Ok(taken) => {
-                let mut next = ring.held();
-                entries[..taken].iter().for_each(|&entry| self.take(entry));
-                for _ in 0..taken {
-                    if world.tape.chance(world.config.hold) {
-                        next += 1;
-                    } else {
-                        self.complete_one(next);
-                    }
-                }
+        self.count_answer(&taken);
+        match taken {
+            Ok(count) => {
+                let before = ring.held();
+                entries[..count].iter().for_each(|&entry| self.take(entry));
+                self.complete_some(before, last_fails);
             }
             Err(Errno(libc::EAGAIN)) => {}
             Err(errno) => {
@@ -124,10 +135,11 @@ impl Kernel for SimKernel {
                 self.follow(id, errno.negative().into());
             }
         }
-        answer
+        taken
     }
 
     fn reap(&self) -> Option<Completion> {
+        self.is_ours("reaping");
         self.world.nothing_due("reaping");
         let taken_away = self.world.taken_away.get() == Some(self.slot);
         let served = taken_away && !self.world.slots[self.slot].freeing.get();
@@ -138,20 +150,29 @@ impl Kernel for SimKernel {
             self.complete_any();
         }
         // Full, so the engine need not have asked.
-        if self.ring().in_flight() >= CAPACITY {
+        if self.world.free_slots(self.slot) == 0 {
             self.ring().refused.set(true);
         }
-        let (id, event) = self.ring().complete.borrow_mut().pop_front()?;
-        self.world.trace(|| format!("kernel {}: reaped #{id}: {}", self.slot, event.res));
-        self.follow(id, event.res);
-        Some(event)
+        let complete = self.ring().complete.borrow_mut().pop_front()?;
+        let (held, res) = (complete.held, self.told_as(&complete));
+        self.check_unchanged(&held);
+        // SAFETY: as in `bytes_of`. io_uring's completions name the entry, which is looked at now.
+        let token = unsafe { (*held.entry).token() };
+        self.world.trace(|| format!("kernel {}: reaped #{}: {res}", self.slot, held.id));
+        if self.is_transient(res) {
+            self.follow_transient(&held);
+        } else {
+            self.follow(held.id, res);
+        }
+        Some(Completion { token, res })
     }
 
-    fn is_transient(&self, _res: i64) -> bool {
-        false
+    fn is_transient(&self, res: i64) -> bool {
+        self.world.config.is_uring(self.slot) && res == TRANSIENT
     }
 
     fn has_completions(&self) -> bool {
+        self.is_ours("a look for completions");
         self.ring().complete() > 0
     }
 
@@ -160,10 +181,12 @@ impl Kernel for SimKernel {
     }
 
     fn clear_eventfd(&self) {
+        self.is_ours("clearing the eventfd");
         self.ring().signalled.set(false);
     }
 
     fn wait(&self) {
+        self.is_ours("a wait");
         self.world.count_step();
         self.world.check(self.ring().in_flight() > 0, "waiting for nothing");
         if self.ring().complete() == 0 {
@@ -172,14 +195,16 @@ impl Kernel for SimKernel {
     }
 
     fn nap(&self) {
+        self.is_ours("a nap");
         self.world.count_step();
     }
 
     fn is_inherited(&self) -> bool {
-        false
+        self.world.child.get()
     }
 
     fn arm_timer(&self, _: Duration) -> Result<RawFd, Errno> {
+        self.is_ours("a timer");
         if self.world.config.timers_fail {
             return Err(Errno(libc::EMFILE));
         }
@@ -194,10 +219,12 @@ impl Kernel for SimKernel {
 
     /// Time is the world's: a timer that runs may be due whenever somebody looks.
     fn is_timer_due(&self) -> bool {
+        self.is_ours("a look at the timer");
         self.ring().timer.get()
     }
 
     fn clear_timer(&self) {
+        self.is_ours("clearing the timer");
         self.ring().timer.set(false);
     }
 }
@@ -214,7 +241,15 @@ impl Files for SimKernel {
 }
 
 impl SimKernel {
-    fn ring(&self) -> &'static Ring {
+    /// The child of a fork shares the ring, the eventfd and the timer with its parent, and must not
+    /// touch them.
+    fn is_ours(&self, what: &str) {
+        if self.world.child.get() {
+            self.world.fail(&format!("the child of a fork uses what is its parent's: {what}"));
+        }
+    }
+
+    pub fn ring(&self) -> &'static Ring {
         &self.world.slots[self.slot].ring
     }
 
@@ -245,41 +280,22 @@ impl SimKernel {
                 drop(requests);
                 world.fail(&format!("#{id}: {fault}"));
             }
+            if request
+                .again
+                .is_some_and(|before| before != bytes_of(ptr::from_ref(entry).cast_mut()))
+            {
+                drop(requests);
+                world.fail(&format!("#{id} is not submitted again as it was"));
+            }
             request.name = Some(entry.token());
         }
     }
 
-    /// How many of `offered` the kernel takes.
-    fn answer(&self, offered: usize) -> Result<usize, Errno> {
-        let (world, config) = (self.world, &self.world.config);
-        let room = config.capacity - self.ring().in_flight().min(config.capacity);
-        if room == 0 {
-            return Err(Errno(libc::EAGAIN));
-        }
-        let taken = offered.min(room);
-        if world.calm.get() {
-            return Ok(taken);
-        }
-        if world.tape.chance(config.eagain) {
-            // Linux never takes none without an error, but nothing in its manual rules it out.
-            return match world.tape.below(8) {
-                7 => Ok(0),
-                _ => Err(Errno(libc::EAGAIN)),
-            };
-        }
-        if world.tape.chance(config.refusal) {
-            return Err(Errno(world.tape.pick([
-                libc::EINVAL,
-                libc::EBADF,
-                libc::EINTR,
-                libc::ENOMEM,
-                libc::EIO,
-            ])));
-        }
-        if world.tape.chance(config.partial) {
-            return Ok(1 + world.tape.below(taken.min(256)));
-        }
-        Ok(taken)
+    pub fn check_unchanged(&self, held: &Held) {
+        self.world.check(
+            bytes_of(held.entry) == held.as_submitted,
+            "an entry changed while the kernel had it",
+        );
     }
 
     fn count_answer(&self, answer: &Result<usize, Errno>) {
@@ -295,72 +311,29 @@ impl SimKernel {
     }
 
     fn take(&self, entry: *mut Entry) {
-        let id = self.world.model(self.slot).queue.borrow_mut().pop_front().unwrap();
-        self.world.requests.borrow_mut()[id].status = Status::Kernel;
-        self.ring().held.borrow_mut().push(Held { id, entry, as_submitted: bytes_of(entry) });
+        let world = self.world;
+        let id = world.model(self.slot).queue.borrow_mut().pop_front().unwrap();
+        let request = &mut world.requests.borrow_mut()[id];
+        request.status = Status::Kernel;
+        request.again = None;
+        let held = Held { id, entry, as_submitted: bytes_of(entry), thread: world.thread.get() };
+        self.ring().held.borrow_mut().push(held);
     }
 
-    /// Completes one of those that are held.
-    pub fn complete_any(&self) {
-        let held = self.ring().held();
-        self.complete_one(self.world.tape.below(held.min(256)));
+    /// The model of a result that says nothing: the request is queued as it was.
+    fn follow_transient(&self, held: &Held) {
+        self.world.transient.set(self.world.transient.get() + 1);
+        self.world.requests.borrow_mut()[held.id].again = Some(held.as_submitted);
+        self.queue_again(held.id);
     }
 
-    fn complete_one(&self, index: usize) {
-        let (world, ring) = (self.world, self.ring());
-        let held = ring.held.borrow_mut().remove(index);
-        world.check(
-            bytes_of(held.entry) == held.as_submitted,
-            "an entry changed while the kernel had it",
-        );
-        // SAFETY: as in `bytes_of`.
-        let entry = unsafe { &*held.entry };
-        let res = self.transfer(held.id, entry);
-        let event = Completion { token: entry.token(), res };
-        world.trace(|| format!("kernel {}: #{} completes with {res}", self.slot, held.id));
-        ring.complete.borrow_mut().push_back((held.id, event));
-        ring.signalled.set(true);
-    }
-
-    /// Moves bytes between the file and the request's memory, as the entry says, and the model's.
-    fn transfer(&self, id: usize, entry: &Entry) -> i64 {
-        let (world, config) = (self.world, &self.world.config);
-        let mut requests = world.requests.borrow_mut();
-        let request = &mut requests[id];
-        let calm = world.calm.get();
-        if !calm && world.tape.chance(config.failure) {
-            return -i64::from(world.tape.pick([
-                libc::EIO,
-                libc::EINVAL,
-                libc::ENOSPC,
-                libc::EAGAIN,
-            ]));
-        }
-        if request.kind == Kind::Flush {
-            return 0;
-        }
-        let mut files = world.files.borrow_mut();
-        let (real, model) = &mut files[request.file];
-        let position = entry.offset() as usize;
-        let left = request.bytes - request.done;
-        let possible = match request.kind {
-            Kind::Read => left.min(real.len().saturating_sub(position)),
-            // As far as a file may grow. Beyond that nothing goes in, and a signal comes.
-            _ if position < config.size_limit => left.min(config.size_limit - position),
-            _ if request.done > 0 && config.sizes_known => {
-                world.fail("a short write is continued beyond the limit: SIGXFSZ")
-            }
-            _ => return -i64::from(libc::EFBIG),
-        };
-        let length = if !calm && world.tape.chance(config.short) {
-            world.tape.below(possible + 1)
-        } else {
-            possible
-        };
-        request.transferred(model, length);
-        // SAFETY: no flush; the engine and the owner keep the vector and its parts.
-        unsafe { move_bytes(real, position, entry, length) };
-        length as i64
+    fn queue_again(&self, id: usize) {
+        let request = &mut self.world.requests.borrow_mut()[id];
+        let model = self.world.model(self.slot);
+        request.status = Status::Queued;
+        model.queue.borrow_mut().push_back(id);
+        model.count(|counts| counts.retried += 1);
+        model.wanted_batch.set(request.batch);
     }
 
     /// What the model says about a result; the engine sees the same now.
@@ -371,10 +344,8 @@ impl SimKernel {
         let model = world.model(self.slot);
         match request.verdict(res, world.file_size(request.file), &world.config) {
             Verdict::Retry => {
-                request.status = Status::Queued;
-                model.queue.borrow_mut().push_back(id);
-                model.count(|counts| counts.retried += 1);
-                model.wanted_batch.set(request.batch);
+                drop(requests);
+                self.queue_again(id);
             }
             Verdict::Final(result) => {
                 request.status = Status::Due(result);
@@ -385,31 +356,5 @@ impl SimKernel {
                 });
             }
         }
-    }
-}
-
-/// # Safety
-///
-/// As the kernel assumes of an entry.
-unsafe fn move_bytes(file: &mut Vec<u8>, start: usize, entry: &Entry, length: usize) {
-    let mut position = start;
-    let mut left = length;
-    // SAFETY: the caller's promise.
-    for part in unsafe { vector_of(entry) } {
-        let count = part.iov_len.min(left);
-        if count == 0 {
-            continue;
-        }
-        let memory: *mut u8 = part.iov_base.cast();
-        if entry.opcode() == Opcode::Read {
-            // SAFETY: the caller's promise.
-            unsafe { memory.copy_from(file[position..].as_ptr(), count) };
-        } else {
-            file.resize(file.len().max(position + count), 0);
-            // SAFETY: the caller's promise.
-            unsafe { memory.copy_to(file[position..].as_mut_ptr(), count) };
-        }
-        position += count;
-        left -= count;
     }
 }

@@ -10,8 +10,10 @@ mod acts;
 mod config;
 mod coroutines;
 mod event_loop;
+mod fork;
 mod host;
 mod kernel;
+mod manners;
 mod model;
 mod requests;
 mod run;
@@ -19,6 +21,7 @@ mod scenario;
 mod shrink;
 mod states;
 mod tape;
+mod transfer;
 mod world;
 
 fn main() {

@@ -80,6 +80,9 @@ pub enum Verdict {
     Retry,
 }
 
+/// All of an entry.
+pub type EntryBytes = [u8; size_of::<Entry>()];
+
 pub struct Request {
     pub slot: usize,
     pub kind: Kind,
@@ -98,6 +101,8 @@ pub struct Request {
     pub owner: Owner,
     /// What the kernel was told the request is called, from its first submission on.
     pub name: Option<u64>,
+    /// The kernel said nothing of it, so that it is submitted again just as it was: like this.
+    pub again: Option<EntryBytes>,
     pub parts: Box<[iovec]>,
     /// The parts, with guards around them. Only used through `memory`'s address once submitted.
     memory: *mut [u8],
@@ -155,6 +160,7 @@ impl Request {
             status: Status::Queued,
             owner: Owner::Callback,
             name: None,
+            again: None,
             parts,
             memory,
             image,
@@ -335,6 +341,11 @@ impl Request {
         let zeros = vec![0; self.bytes - self.done];
         self.expect_bytes(self.done, &zeros);
         Verdict::Final(0)
+    }
+
+    /// Whether the engine keeps something for it that is not part of the request: a rest.
+    pub fn has_rest(&self) -> bool {
+        self.done > 0 || self.begun_again.is_some()
     }
 
     pub fn memory_is_as_expected(&self) -> bool {

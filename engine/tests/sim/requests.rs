@@ -19,7 +19,8 @@ pub struct Decision {
     pub slot: usize,
     pub batch: u64,
     pub queued: usize,
-    pub in_flight: usize,
+    /// Room in the ring.
+    pub free: usize,
     pub first: Option<usize>,
     pub at_bound: u64,
     pub eagain: u64,
@@ -29,7 +30,7 @@ pub struct Decision {
     pub gathers: bool,
 }
 
-unsafe extern "C" fn on_complete(opaque: *mut c_void, result: c_int) {
+pub unsafe extern "C" fn on_complete(opaque: *mut c_void, result: c_int) {
     // SAFETY: a request's ticket, which lives as long as the world.
     let (world, id) = unsafe { *opaque.cast::<(*const World, usize)>() };
     // SAFETY: as above.
@@ -43,6 +44,9 @@ unsafe extern "C" fn on_complete(opaque: *mut c_void, result: c_int) {
             world.engine(slot).check_cleanup() == Err(Refusal::Active),
             "a state could be freed from within its own completion",
         );
+        if world.tape.chance(world.config.forks) {
+            world.fork();
+        }
         for _ in 0..world.tape.below(world.config.busy + 1) {
             world.act(Place::Owner);
         }
@@ -73,6 +77,13 @@ impl World {
             request.bytes = 0;
         }
         requests.push(request);
+        id
+    }
+
+    /// One that the engine must say no to.
+    pub fn new_refused_request(&'static self, slot: usize, owner: Owner) -> usize {
+        let id = self.new_request(slot, owner);
+        self.requests.borrow_mut()[id].status = Status::Refused;
         id
     }
 
@@ -158,9 +169,10 @@ impl World {
         let slot = decision.slot;
         let model = self.model(slot);
         let limit = self.limit_of(decision.batch);
-        let gathering = decision.gathers && (decision.queued as u64) < limit;
-        // A ring that is nearly full wants what it can get.
-        if gathering && decision.in_flight < 900 {
+        // A ring wants what it has room for, unless it has none.
+        let filling = decision.free > 0 && decision.queued >= decision.free;
+        let full_batch = decision.queued as u64 >= limit || filling;
+        if decision.gathers && !full_batch {
             self.check(
                 model.counts.get().io_submit_calls == decision.io_submit_calls,
                 "submitted although a plug or section gathers",
@@ -173,7 +185,7 @@ impl World {
             || self.config.max_told < 1024
             || self.slots[slot].ring.refused.get()
             || model.counts.get().eagain > decision.eagain
-            || self.slots[slot].ring.in_flight() >= crate::kernel::CAPACITY
+            || self.free_slots(slot) == 0
             || self.engine(slot).stats().at_bound > decision.at_bound;
         if excused {
             return;
@@ -185,7 +197,7 @@ impl World {
             let request = &self.requests.borrow()[id];
             request.status == Status::Queued && request.name.is_none()
         });
-        self.check(!kept || (decision.queued as u64) < limit, "a full batch is kept back");
+        self.check(!kept || !full_batch, "a full batch is kept back");
     }
 
     pub fn want_batch(&self, slot: usize, id: usize, batch: u64) {
@@ -210,7 +222,7 @@ impl World {
             slot,
             batch,
             queued: queue.len(),
-            in_flight: self.slots[slot].ring.in_flight(),
+            free: self.free_slots(slot),
             first: queue.front().copied(),
             at_bound: self.engine(slot).stats().at_bound,
             eagain: self.model(slot).counts.get().eagain,
@@ -250,9 +262,8 @@ impl World {
     }
 
     pub fn co_submit_without_coroutines(&'static self, slot: usize) {
-        let id = self.new_request(slot, Owner::Thread);
+        let id = self.new_refused_request(slot, Owner::Thread);
         let io = self.io_of(id);
-        self.requests.borrow_mut()[id].status = Status::Refused;
         // SAFETY: the slot's state.
         let answer = unsafe { State::co_submit(self.slots[slot].engine.get(), || Ok(io), 0) };
         let attached = self.engine(slot).is_attached();

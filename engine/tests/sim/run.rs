@@ -185,6 +185,9 @@ impl Summary {
         self.eagain += other.eagain;
         self.failed += other.failed;
         self.bh_resumptions += other.bh_resumptions;
+        self.threads += other.threads;
+        self.children += other.children;
+        self.transient += other.transient;
         self.deepest = self.deepest.max(other.deepest);
     }
 }

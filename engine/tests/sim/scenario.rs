@@ -23,13 +23,14 @@ pub fn run(tape: Tape, tracing: bool, on_failure: fn(&World, &str) -> !) -> Summ
     for _ in 0..world.config.steps {
         world.count_step();
         world.act(Place::Top);
+        world.change_process();
         world.check_at_rest();
         world.check(
             world.sections.get() == world.own_sections.get(),
             "the engine left a section open, or ended one that is not its own",
         );
     }
-    let summary = world.finish();
+    let summary = if world.may_end_in_child() { world.end_in_child() } else { world.finish() };
     // SAFETY: all states, callbacks and coroutines are gone.
     drop(unsafe { Box::from_raw(owned) });
     summary
@@ -46,6 +47,22 @@ pub struct Summary {
     pub failed: u64,
     pub bh_resumptions: u64,
     pub deepest: u64,
+    /// Threads that ended, children that were forked, and results that said nothing of a request.
+    pub threads: u64,
+    pub children: u64,
+    pub transient: u64,
+}
+
+impl World {
+    /// Between the acts of the program: threads end, and processes fork.
+    fn change_process(&'static self) {
+        if self.tape.chance(self.config.exits) {
+            self.end_thread();
+        }
+        if self.tape.chance(self.config.forks) {
+            self.fork();
+        }
+    }
 }
 
 /// The end.
@@ -74,6 +91,17 @@ impl World {
         }
         self.come_to_rest();
         self.check_all()
+    }
+
+    /// Of what is not a state's.
+    pub fn summary(&self) -> Summary {
+        Summary {
+            steps: self.steps() as u64,
+            threads: u64::from(self.thread.get()),
+            children: self.children.get(),
+            transient: self.transient.get(),
+            ..Summary::default()
+        }
     }
 
     fn progress(&self) -> usize {
@@ -114,7 +142,7 @@ impl World {
         for (real, model) in self.files.borrow().iter() {
             self.check(real == model, "a file does not hold what the model says");
         }
-        let mut summary = Summary { steps: self.steps() as u64, ..Summary::default() };
+        let mut summary = self.summary();
         for slot in 0..self.slots.len() {
             let stats = self.engine(slot).stats();
             summary.requests += stats.submitted;

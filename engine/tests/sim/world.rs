@@ -77,6 +77,13 @@ pub struct World {
     pub entries: Cell<u32>,
     /// Hooks that act, on the stack.
     pub hooks: Cell<u32>,
+    /// The process is the child of a fork, and has what it inherited.
+    pub child: Cell<bool>,
+    /// How many threads have used the states and ended.
+    pub thread: Cell<u32>,
+    /// Children that were forked, and results that said nothing of their requests.
+    pub children: Cell<u64>,
+    pub transient: Cell<u64>,
     /// The calling thread is not the states'.
     pub foreign: Cell<bool>,
     /// An unplug is on the stack.
@@ -129,6 +136,10 @@ impl World {
             told_here: Cell::new(0),
             entries: Cell::new(0),
             hooks: Cell::new(0),
+            child: Cell::new(false),
+            thread: Cell::new(0),
+            children: Cell::new(0),
+            transient: Cell::new(0),
             foreign: Cell::new(false),
             unplugging: Cell::new(0),
             calm: Cell::new(false),
@@ -158,6 +169,11 @@ impl World {
         let slot = usize::try_from(fd - first).ok().and_then(|slot| self.slots.get(slot));
         let Some(slot) = slot else { self.fail("a descriptor of no state is watched") };
         if is_timer { &slot.timer_watch } else { &slot.watch }
+    }
+
+    /// Room in the ring of the state in `slot`.
+    pub fn free_slots(&self, slot: usize) -> usize {
+        self.config.ring_of(slot).saturating_sub(self.slots[slot].ring.in_flight())
     }
 
     /// `None` where the kernel does not tell, as for a device.
@@ -206,6 +222,7 @@ impl World {
 
     /// The owner of the request that is due has the result, or is about to be called.
     pub fn told_by_result(&self, owner: Owner) {
+        self.check(!self.child.get(), "the child of a fork tells an owner");
         self.told_here.set(self.told_here.get() + 1);
         // A submission of the program itself has a budget of its own, and so has each of cleanup's
         // rounds.
@@ -291,7 +308,7 @@ impl World {
         let scheduled = self.bh_scheduled(index);
         let queued = slot.model.queue.borrow().len();
         let in_flight = slot.ring.in_flight();
-        let refused = slot.ring.refused.get() || in_flight >= CAPACITY;
+        let refused = slot.ring.refused.get() || self.free_slots(index) == 0;
         let timer = slot.ring.timer.get() && slot.timer_watch.get().is_some();
         if queued > 0 && !scheduled && !(refused && (in_flight > 0 || timer)) {
             self.fail(&format!(
@@ -313,7 +330,7 @@ impl World {
             || self.unplugging.get() > 0
             || slot.engine.get().is_null()
             || slot.context.get() == 0
-            || slot.ring.in_flight() > 900
+            || slot.model.queue.borrow().len() >= self.free_slots(index)
             || !whole
             || config.hook_acts > 0
             || config.capacity < CAPACITY;
