@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::{env, fs};
 
 /// A bug: `with` instead of `text`, which occurs once in `file`. `if on!(..)` in it is the switch.
@@ -19,9 +20,12 @@ struct Mutation {
 
 macro_rules! mutations {
     ($($file:literal: $name:literal, $text:expr => $with:expr;)+) => {
-        &[$(Mutation { name: $name, file: concat!("engine/src/", $file), text: $text, with: $with }),+]
+        &[$($crate::Mutation { name: $name, file: concat!("engine/src/", $file), text: $text, with: $with }),+]
     };
 }
+
+#[path = "mutations/uring.rs"]
+mod uring;
 
 /// `ON` stands for the switch of the mutation.
 const MUTATIONS: &[Mutation] = mutations! {
@@ -275,38 +279,51 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// All of them, with their numbers.
+fn all_mutations() -> impl Iterator<Item = (usize, &'static Mutation)> {
+    MUTATIONS.iter().chain(uring::MANNERS).chain(uring::RING).enumerate()
+}
+
 /// The sources with all mutations in them, each behind its switch.
-fn mutated_sources() -> PathBuf {
-    let copied = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations");
-    let _ = fs::remove_dir_all(copied.join("engine/src"));
-    // What Cargo.toml names must be there, whether it is used or not.
-    let parts =
-        ["Cargo.toml", "Cargo.lock", "build.rs", "src", "engine", "tests", "preload", "xtask"];
-    fs::create_dir_all(&copied).unwrap();
-    for part in parts.into_iter().filter(|part| root().join(part).exists()) {
-        copy(&root().join(part), &copied.join(part));
-    }
-    let library = copied.join("engine/src/lib.rs");
-    fs::write(&library, fs::read_to_string(&library).unwrap() + SWITCH).unwrap();
-    for (number, mutation) in MUTATIONS.iter().enumerate() {
-        let Mutation { name, file, text, with } = mutation;
-        let path = copied.join(file);
+fn mutated_sources() -> &'static Path {
+    static COPIED: OnceLock<PathBuf> = OnceLock::new();
+    COPIED.get_or_init(|| {
+        let copied = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations");
+        let _ = fs::remove_dir_all(copied.join("engine/src"));
+        // What Cargo.toml names must be there, whether it is used or not.
+        let parts =
+            ["Cargo.toml", "Cargo.lock", "build.rs", "src", "engine", "tests", "preload", "xtask"];
+        fs::create_dir_all(&copied).unwrap();
+        for part in parts.into_iter().filter(|part| root().join(part).exists()) {
+            copy(&root().join(part), &copied.join(part));
+        }
+        let library = copied.join("engine/src/lib.rs");
+        fs::write(&library, fs::read_to_string(&library).unwrap() + SWITCH).unwrap();
+        all_mutations().for_each(|(number, mutation)| mutation.put_into(&copied, number));
+        copied
+    })
+}
+
+impl Mutation {
+    fn put_into(&self, sources: &Path, number: usize) {
+        let Mutation { name, file, text, with } = self;
+        let path = sources.join(file);
         let source = fs::read_to_string(&path).unwrap();
         let found = source.matches(text).count();
         assert_eq!(found, 1, "{name}: in {file} there must be one of: {text}");
         let with = with.replace("ON", &format!("crate::mutation({number})"));
         fs::write(&path, source.replace(text, &with)).unwrap();
     }
-    copied
 }
 
-/// Runs the simulator of the mutated sources, with the mutation of this number on.
-fn simulator(sources: &Path, number: Option<usize>) -> Command {
+/// Runs tests of the mutated sources, with the mutation of this number on.
+fn tests(which: &[&str], number: Option<usize>) -> Command {
     let mut command = Command::new(env!("CARGO"));
     command
-        .args(["test", "--quiet", "-p", "laio-engine", "--test", "sim", "--target-dir"])
-        .arg(sources.join("target"))
-        .current_dir(sources)
+        .args(["test", "--quiet", "-p", "laio-engine", "--target-dir"])
+        .arg(mutated_sources().join("target"))
+        .args(which)
+        .current_dir(mutated_sources())
         .env("LAIO_SIM_NO_SHRINK", "1")
         .env_remove("LAIO_MUTATION")
         .stdin(Stdio::null());
@@ -316,17 +333,22 @@ fn simulator(sources: &Path, number: Option<usize>) -> Command {
     command
 }
 
-#[test]
-fn the_simulator_finds_every_mutation() {
-    let sources = mutated_sources();
-    // With none on, the copy is the engine.
-    let status = simulator(&sources, None).env("LAIO_SIM_COUNT", "20000").status().unwrap();
-    assert!(status.success(), "the simulator fails without any mutation");
+const SIMULATOR: &[&str] = &["--test", "sim"];
+/// Those of the kernel object.
+const RING_TESTS: &[&str] =
+    &["--lib", "--test", "uring", "--test", "uring_answers", "--no-fail-fast"];
+
+/// Shows that tests find each of `mutations`, and tell it by a line with `word`.
+fn are_found(which: &[&str], mutations: &[Mutation], word: &str) {
     let mut survivors = Vec::new();
-    for (number, mutation) in MUTATIONS.iter().enumerate() {
-        let output = simulator(&sources, Some(number)).output().unwrap();
-        let told = String::from_utf8_lossy(&output.stderr);
-        let how = told.lines().find(|line| line.contains("FAILED"));
+    for (number, mutation) in all_mutations() {
+        if !mutations.iter().any(|one| one.name == mutation.name) {
+            continue;
+        }
+        let output = tests(which, Some(number)).output().unwrap();
+        let told = [output.stdout, output.stderr].concat();
+        let told = String::from_utf8_lossy(&told);
+        let how = told.lines().find(|line| line.contains(word));
         match how {
             Some(how) if !output.status.success() => println!("{:60} {how}", mutation.name),
             _ => {
@@ -335,5 +357,21 @@ fn the_simulator_finds_every_mutation() {
             }
         }
     }
-    assert!(survivors.is_empty(), "the simulator does not find: {survivors:#?}");
+    assert!(survivors.is_empty(), "not found: {survivors:#?}");
+}
+
+#[test]
+fn the_simulator_finds_every_mutation() {
+    // With none on, the copy is the engine.
+    let status = tests(SIMULATOR, None).env("LAIO_SIM_COUNT", "20000").status().unwrap();
+    assert!(status.success(), "the simulator fails without any mutation");
+    are_found(SIMULATOR, MUTATIONS, "FAILED");
+    are_found(SIMULATOR, uring::MANNERS, "FAILED");
+}
+
+#[test]
+fn the_tests_of_the_ring_find_every_mutation_of_it() {
+    let status = tests(RING_TESTS, None).status().unwrap();
+    assert!(status.success(), "they fail without any mutation");
+    are_found(RING_TESTS, uring::RING, "panic");
 }
