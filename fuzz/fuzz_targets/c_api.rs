@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! The C API with the built-in host and real files: any calls in any order, with arguments good and
-//! bad, from within completions too. Whatever is accepted completes exactly once.
+//! bad, from within completions too, of a state over each interface of the kernel. Whatever is accepted
+//! completes exactly once.
 
 #![no_main]
 
@@ -12,11 +13,14 @@ use std::ptr;
 
 use laio::ffi::*;
 use laio_engine::host::{AioContext, LinuxAioState};
+use laio_engine::kernel::LaioKernel;
 use laio_engine::qiov::QEMUIOVector;
 use laio_engine::{LaioStats, depth};
 use libfuzzer_sys::fuzz_target;
 
 const STATES: usize = 2;
+/// What each is over. An input is run twice, the second time with the two changed over.
+const KERNELS: [LaioKernel; STATES] = [LaioKernel::LinuxAio, LaioKernel::IoUring];
 const BUFFER: usize = 64;
 const MOST_REQUESTS: usize = 200;
 
@@ -50,6 +54,7 @@ struct Fuzzer<'a> {
     input: Input<'a>,
     loops: [*mut AioContext; STATES],
     states: [Cell<*mut LinuxAioState>; STATES],
+    kernels: [LaioKernel; STATES],
     attached: [Cell<bool>; STATES],
     plugs: [Cell<u32>; STATES],
     files: [c_int; 4],
@@ -208,6 +213,8 @@ impl Fuzzer<'_> {
             laio_detach_aio_context(null, self.loops[index]);
             laio_detach_aio_context(self.states[index].get(), ptr::null_mut());
             laio_cleanup(null);
+            assert!(laio_init_kernel(3, ptr::null_mut()).is_null());
+            assert_eq!(laio_state_kernel(null), LaioKernel::Auto as u32);
             laio_state_io_plug(null);
             laio_state_io_unplug(null, 0);
             laio_state_get_stats(null, ptr::null_mut());
@@ -236,10 +243,28 @@ impl Fuzzer<'_> {
                 laio_cleanup(state);
             }
             self.plugs[index].set(0);
-            self.states[index].set(laio_init(ptr::null_mut()));
-            assert!(!self.states[index].get().is_null(), "no AIO context");
+            let kernel = self.kernels[index] as u32;
+            self.states[index].set(laio_init_kernel(kernel, ptr::null_mut()));
+            assert!(!self.states[index].get().is_null(), "no {:?}", self.kernels[index]);
+            assert_eq!(laio_state_kernel(self.states[index].get()), kernel);
             laio_attach_aio_context(self.states[index].get(), self.loops[index]);
             self.attached[index].set(true);
+        }
+    }
+}
+
+impl Fuzzer<'_> {
+    /// Makes the states that are not there, and attaches all.
+    unsafe fn attach_all(&self) {
+        for index in 0..STATES {
+            // SAFETY: valid handles, or a state that is not there yet.
+            unsafe {
+                match self.states[index].get() {
+                    state if state.is_null() => self.replace(index),
+                    state => laio_attach_aio_context(state, self.loops[index]),
+                }
+            }
+            self.replaced.set(false);
         }
     }
 }
@@ -293,12 +318,14 @@ unsafe fn finish(fuzzer: &Fuzzer) {
     }
 }
 
-fuzz_target!(|bytes: &[u8]| LASTING.with(|lasting| {
+/// All that an input says, to the states in the order of `places`.
+fn run(lasting: &Lasting, bytes: &[u8], places: [usize; STATES]) {
     let fd = lasting.file.as_raw_fd();
     let fuzzer = Fuzzer {
         input: Input { bytes: RefCell::new(bytes) },
         loops: lasting.loops,
-        states: lasting.states.each_ref().map(|state| Cell::new(state.get())),
+        states: places.map(|place| Cell::new(lasting.states[place].get())),
+        kernels: places.map(|place| KERNELS[place]),
         attached: std::array::from_fn(|_| Cell::new(true)),
         plugs: Default::default(),
         files: [fd, fd, -1, 1_000_000],
@@ -308,20 +335,17 @@ fuzz_target!(|bytes: &[u8]| LASTING.with(|lasting| {
     };
     // SAFETY: the C API as its header says.
     unsafe {
-        for index in 0..STATES {
-            if fuzzer.states[index].get().is_null() {
-                fuzzer.replaced.set(false);
-                fuzzer.replace(index);
-                fuzzer.replaced.set(false);
-            }
-        }
+        fuzzer.attach_all();
         while !fuzzer.input.is_empty() {
             fuzzer.call();
         }
         finish(&fuzzer);
     }
-    for index in 0..STATES {
-        lasting.states[index].set(fuzzer.states[index].get());
+    for (index, place) in places.into_iter().enumerate() {
+        let state = fuzzer.states[index].get();
+        // SAFETY: valid handles; `finish` has left it attached.
+        unsafe { laio_detach_aio_context(state, fuzzer.loops[index]) };
+        lasting.states[place].set(state);
     }
     assert_eq!(laio_submit_depth(), 0);
     assert_eq!(laio_set_max_submit_depth(depth::DEFAULT_MAX_DEPTH), 0);
@@ -331,4 +355,9 @@ fuzz_target!(|bytes: &[u8]| LASTING.with(|lasting| {
         let expected = u32::from(job.accepted.get());
         assert_eq!(job.completed.get(), expected, "an accepted request did not complete");
     }
+}
+
+fuzz_target!(|bytes: &[u8]| LASTING.with(|lasting| {
+    run(lasting, bytes, [0, 1]);
+    run(lasting, bytes, [1, 0]);
 }));
