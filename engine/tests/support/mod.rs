@@ -274,6 +274,10 @@ pub struct Script {
     pub synchronous: Cell<bool>,
     /// The most requests that were in flight.
     pub most_in_flight: Cell<usize>,
+    /// How many can be in flight. For a state that is not made yet.
+    pub capacity: Cell<usize>,
+    /// The process is the child of a fork.
+    pub inherited: Cell<bool>,
     in_flight: RefCell<VecDeque<*mut Entry>>,
     ring: RefCell<VecDeque<Completion>>,
     eventfd: OwnedFd,
@@ -285,6 +289,26 @@ impl Script {
     pub fn complete(&self, res: i64) {
         let entry = self.in_flight.borrow_mut().pop_front().expect("nothing is in flight");
         self.announce(entry, res);
+    }
+
+    /// Completes the newest with its size.
+    pub fn complete_newest(&self) {
+        let entry = self.in_flight.borrow_mut().pop_back().expect("nothing is in flight");
+        self.announce(entry, BLOCK as i64);
+    }
+
+    /// The vector and the offset that the oldest request in flight has.
+    pub fn asked(&self) -> (*const libc::iovec, usize, i64) {
+        let oldest = *self.in_flight.borrow().front().expect("nothing is in flight");
+        // SAFETY: as in `announce`.
+        let entry = unsafe { &*oldest };
+        let (parts, count) = entry.vector();
+        (parts, count, entry.offset())
+    }
+
+    /// Completions that nobody has taken.
+    pub fn unreaped(&self) -> usize {
+        self.ring.borrow().len()
     }
 
     fn complete_synchronous(&self) {
@@ -320,6 +344,9 @@ impl Script {
 
 static ONE: u64 = 1;
 
+/// A result that says nothing of the request.
+pub const TRANSIENT: i64 = -(libc::ERESTART as i64);
+
 /// A descriptor that never completes at once.
 pub const SLOW: RawFd = 99;
 
@@ -333,6 +360,8 @@ pub fn scripted() -> (Scripted, Rc<Script>) {
         answers: RefCell::default(),
         synchronous: Cell::new(false),
         most_in_flight: Cell::new(0),
+        capacity: Cell::new(CAPACITY),
+        inherited: Cell::new(false),
         in_flight: RefCell::default(),
         ring: RefCell::default(),
         eventfd,
@@ -343,13 +372,13 @@ pub fn scripted() -> (Scripted, Rc<Script>) {
 
 impl Kernel for Scripted {
     fn capacity(&self) -> usize {
-        CAPACITY
+        self.0.capacity.get()
     }
 
     fn prepare(&self, _: &mut Entry) {}
 
-    fn is_transient(&self, _: i64) -> bool {
-        false
+    fn is_transient(&self, res: i64) -> bool {
+        res == TRANSIENT
     }
 
     unsafe fn submit(&self, entries: &[*mut Entry]) -> Result<usize, Errno> {
@@ -389,7 +418,7 @@ impl Kernel for Scripted {
     }
 
     fn is_inherited(&self) -> bool {
-        false
+        self.0.inherited.get()
     }
 
     fn arm_timer(&self, delay: Duration) -> Result<RawFd, Errno> {
