@@ -1,0 +1,131 @@
+# Which engine and which kernel it is, and the crash that there is none of.
+#
+# SPDX-License-Identifier: MIT OR Apache-2.0
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+import subprocess
+
+from harness import check
+from images import DEPTHS, MiB, bench, limited_stack, make_hole, make_sparse
+
+
+# Which engine it is
+
+
+def test_uses_laio(tools):
+    """the tools use liblaio for native AIO, and nothing else does"""
+    image = tools.path('image')
+    make_sparse(image, 8 * MiB)
+    stats = bench(tools, 4, 10000, image).stats
+    check(stats['submitted'] >= 10000, f'too few requests through liblaio: {stats}')
+    result = tools.run('qemu-img', 'bench', '-f', 'raw', '-t', 'none', '-i', 'threads', '-c', 1000,
+                       image)
+    check(result.stats is None, f'liblaio was used for aio=threads: {result}')
+
+
+def test_link_mode(tools):
+    """the tools need what their link mode says, and libaio in neither"""
+    for tool in ('qemu-img', 'qemu-io', 'qemu-nbd', 'qemu-storage-daemon'):
+        dynamic = subprocess.run(['readelf', '-d', tools.tool(tool)], check=True, text=True,
+                                 stdout=subprocess.PIPE).stdout
+        needed = [line for line in dynamic.splitlines() if '(NEEDED)' in line]
+        check(not any('libaio.so' in line for line in needed), f'{tool} still needs libaio')
+        shared = any('[liblaio.so.' in line for line in needed)
+        expected = os.path.basename(tools.directory) == 'shared'
+        check(shared == expected, f'{tool} needs {needed}')
+
+
+def test_no_statistics_unless_asked(tools):
+    """nothing is printed without LAIO_STATS=1"""
+    image = tools.path('image')
+    make_sparse(image, MiB)
+    result = subprocess.run([tools.tool('qemu-img'), 'bench', '-f', 'raw', '-t', 'none', '-i',
+                             'native', '-c', '100', image], text=True, check=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    check(result.stderr == '', f'on standard error: {result.stderr}')
+
+
+# The crash
+
+
+def test_million_over_a_hole(tools):
+    """1,000,000 requests over a hole at depth 1, 2, 3, 8, 31 and 64"""
+    image = tools.path('image')
+    make_hole(image)
+    for depth in DEPTHS:
+        result = bench(tools, depth, 1000000, image, preexec_fn=limited_stack)
+        check(result.stats['completed'] >= 1000000, f'depth {depth}: {result}')
+
+
+def test_resumed_by_completion_bh(tools):
+    """at the bound completion_bh resumes the work"""
+    image = tools.path('image')
+    make_hole(image)
+    stats = bench(tools, 1, 100000, image).stats
+    check(stats['at_bound'] > 0, f'the bound was never reached: {stats}')
+    # The eventfd is readable as well, so in QEMU's event loop its handler and completion_bh take
+    # turns; and the bound is met several times before control is back in the event loop.
+    check(stats['bh_resumptions'] >= stats['at_bound'] // 10,
+          f'something else than completion_bh resumed the work: {stats}')
+
+
+# The kernel
+
+
+def refuse_io_setup():
+    """Makes io_setup(2) fail with EAGAIN in this process, as when fs.aio-max-nr is reached."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    load, jump_if_equal, answer = 0x20, 0x15, 0x06
+    io_setup = {'x86_64': 206, 'aarch64': 0, 'riscv64': 0}[platform.machine()]
+    program = b''.join(struct.pack('HBBI', *line) for line in (
+        (load, 0, 0, 0), (jump_if_equal, 0, 1, io_setup), (answer, 0, 0, 0x50000 | errno.EAGAIN),
+        (answer, 0, 0, 0x7fff0000)))
+    code = ctypes.create_string_buffer(program)
+    filter_program = struct.pack('HxxxxxxP', 4, ctypes.addressof(code))
+    no_new_privs, set_seccomp, with_filter = 38, 22, 2
+    if libc.prctl(no_new_privs, 1, 0, 0, 0) or libc.prctl(set_seccomp, with_filter, filter_program):
+        raise OSError(ctypes.get_errno(), 'prctl')
+
+
+def test_no_aio_context(tools):
+    """when no AIO context is left the tool says why"""
+    image = tools.path('image')
+    make_sparse(image, MiB)
+    # QEMU then refuses the image, or goes on with its threads, by generation.
+    with tools.environment(LAIO_KERNEL='linux-aio'):
+        result = tools.run('qemu-io', '-f', 'raw', '-t', 'none', '-i', 'native', '-c', 'read 0 4k',
+                           image, expect=None, preexec_fn=refuse_io_setup)
+    check(result.returncode in (0, 1), f'{result}')
+    check('fs.aio-max-nr: Resource temporarily unavailable' in result.output,
+          f'the reason is missing: {result}')
+
+
+def test_io_uring_without_aio_context(tools):
+    """when no AIO context is left, requests go through io_uring"""
+    image = tools.path('image')
+    make_sparse(image, MiB)
+    tools.native('qemu-io', '-f', 'raw', '-t', 'none', '-i', 'native', '-c', 'write -P 7 0 4k', '-c',
+                 'read -P 7 0 4k', image, preexec_fn=refuse_io_setup)
+
+
+def on_io_uring(test):
+    """The same test with the library on io_uring."""
+    def run(tools):
+        with tools.environment(LAIO_KERNEL='io_uring'):
+            test(tools)
+    run.__doc__ = f'{test.__doc__}, on io_uring'
+    return run
+
+
+def test_hole_on_io_uring(tools):
+    """200,000 requests over a hole at depth 1, 2, 3, 8, 31 and 64, on io_uring"""
+    image = tools.path('image')
+    make_hole(image)
+    with tools.environment(LAIO_KERNEL='io_uring'):
+        for depth in DEPTHS:
+            result = bench(tools, depth, 200000, image, preexec_fn=limited_stack)
+            check(result.stats['completed'] >= 200000, f'depth {depth}: {result}')
