@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Puts liblaio into a QEMU source tree in place of block/linux-aio.c, or takes it out again.
+# Puts liblaio into a QEMU source tree in place of block/linux-aio.c, and of block/io_uring.c where
+# that has a ring of its own, or takes it out again.
 #
 # What the tree's generation needs is read from the tree's own declarations and not from its
 # version number: distributions carry changes back. Nothing is changed before all of it is
@@ -16,9 +17,9 @@ usage() {
     cat <<'END'
 usage: qemu/apply.sh [--revert] TREE
 
-Lets the QEMU source tree TREE (7.2 to 11.x) use liblaio in place of block/linux-aio.c, and says
-what it changed. Applying again brings the tree up to date. --revert takes it out again, also of a
-tree that somebody has changed, committed or copied since.
+Lets the QEMU source tree TREE (7.2 to 11.x) use liblaio in place of block/linux-aio.c and, up to
+10.1, of block/io_uring.c, and says what it changed. Applying again brings the tree up to date.
+--revert takes it out again, also of a tree that somebody has changed, committed or copied since.
 END
 }
 
@@ -32,21 +33,32 @@ tree=${arguments[0]}
 tree=$(realpath "$tree")
 # What build.sh needs, and the checksums of the files that were added.
 private=$tree/.laio
-added=(block/laio-host.c include/block/laio-tree.h)
+all_added=(block/laio-host.c block/laio-host.h block/luring-host.c include/block/laio-tree.h)
 added_mark="qemu/apply.sh"
 
-# One text in each of three files is replaced. Replacing it back is reverting.
+# A few texts in three files are replaced. Replacing them back is reverting.
 changed=(meson.build block/meson.build include/block/raw-aio.h)
+all_edits=(library native uring header)
+declare -A file_of=(
+    [library]=meson.build
+    [native]=block/meson.build
+    [uring]=block/meson.build
+    [header]=include/block/raw-aio.h
+)
 comment='/* linux-aio.c - Linux native implementation */'
 declare -A theirs=(
-    [meson.build]="libaio = cc.find_library('aio', has_headers: ['libaio.h'],"
-    [block/meson.build]="block_ss.add(when: libaio, if_true: files('linux-aio.c'))"
-    [include/block/raw-aio.h]=$comment
+    [library]="libaio = cc.find_library('aio', has_headers: ['libaio.h'],"
+    [native]="block_ss.add(when: libaio, if_true: files('linux-aio.c'))"
+    [uring]="block_ss.add(when: linux_io_uring, if_true: files('io_uring.c'))"
+    [header]=$comment
 )
+# Without liblaio (--disable-linux-aio) QEMU has its own io_uring.c, and without liburing neither.
 declare -A ours=(
-    [meson.build]="libaio = dependency('laio', version: '>=1.0', method: 'pkg-config',"
-    [block/meson.build]="block_ss.add(when: libaio, if_true: files('laio-host.c'))"
-    [include/block/raw-aio.h]="#include \"block/laio-tree.h\"
+    [library]="libaio = dependency('laio', version: '>=1.0', method: 'pkg-config',"
+    [native]="block_ss.add(when: libaio, if_true: files('laio-host.c'))"
+    [uring]="block_ss.add(when: linux_io_uring, \
+if_true: files(libaio.found() ? 'luring-host.c' : 'io_uring.c'))"
+    [header]="#include \"block/laio-tree.h\"
 $comment"
 )
 
@@ -55,23 +67,55 @@ trap 'rm -rf "$scratch"' EXIT
 unpatched=$scratch/unpatched
 patched=$scratch/patched
 
-# replace FILE TEXT OTHER: prints FILE with OTHER for TEXT, which is in it once; fails if not.
+# replace FROM TO [FILE TEXT OTHER]...: copies each FILE from directory FROM to TO, with OTHER for
+# TEXT where that is in it once. Prints whether, a line for each.
 replace() {
     python3 - "$@" <<'END'
+import os
 import sys
-path, *texts = sys.argv[1:]
-text, other = (text.encode() for text in texts)
-content = open(path, 'rb').read()
-if content.count(text) != 1:
-    sys.exit(1)
-sys.stdout.buffer.write(content.replace(text, other))
+source, target, *words = sys.argv[1:]
+contents = {}
+for path, text, other in zip(words[::3], words[1::3], words[2::3]):
+    text, other = text.encode(), other.encode()
+    content = contents.get(path) or open(os.path.join(source, path), 'rb').read()
+    once = content.count(text) == 1
+    contents[path] = content.replace(text, other) if once else content
+    print(once)
+for path, content in contents.items():
+    os.makedirs(os.path.dirname(os.path.join(target, path)), exist_ok=True)
+    open(os.path.join(target, path), 'wb').write(content)
 END
 }
 
-# Whether the tree's file $1 has laio in it; its unpatched text is then in $unpatched.
+# Which of the tree's three files have laio in them: the array `with_laio`. Their unpatched text is
+# then, and in any case, in $unpatched.
+with_laio=()
 take_out() {
-    mkdir -p "$(dirname "$unpatched/$1")"
-    replace "$tree/$1" "${ours[$1]}" "${theirs[$1]}" >"$unpatched/$1" 2>/dev/null
+    local edit words=() answers
+    for edit in "${all_edits[@]}"; do
+        words+=("${file_of[$edit]}" "${ours[$edit]}" "${theirs[$edit]}")
+    done
+    mapfile -t answers < <(replace "$tree" "$unpatched" "${words[@]}")
+    for edit in "${all_edits[@]}"; do
+        if [[ ${answers[0]} == True && " ${with_laio[*]} " != *" ${file_of[$edit]} "* ]]; then
+            with_laio+=("${file_of[$edit]}")
+        fi
+        answers=("${answers[@]:1}")
+    done
+}
+
+# Puts the edits in the arguments into $unpatched, as $patched.
+put_in() {
+    local edit words=() answers
+    for edit in "$@"; do
+        words+=("${file_of[$edit]}" "${theirs[$edit]}" "${ours[$edit]}")
+    done
+    mapfile -t answers < <(replace "$unpatched" "$patched" "${words[@]}")
+    for edit in "$@"; do
+        [[ ${answers[0]} == True ]] ||
+            refuse "${file_of[$edit]} has not once the text \"${theirs[$edit]}\""
+        answers=("${answers[@]:1}")
+    done
 }
 
 # Prints a line about the file $2, which is or will be the tree's $1, for the manifest.
@@ -96,9 +140,10 @@ check_writable() {
     done
 }
 
+# Whether the files in the arguments may be written, or removed.
 check_added() {
     local path
-    for path in "${added[@]}"; do
+    for path in "$@"; do
         [[ ! -e $tree/$path ]] || is_ours "$path" ||
             die "$tree: $path is there, and not as apply.sh writes it; move it away first. \
 Nothing was changed"
@@ -106,19 +151,20 @@ Nothing was changed"
 }
 
 revert_tree() {
-    local path found=()
+    local path found
     for path in "${changed[@]}"; do
         [[ -f $tree/$path ]] || die "$tree: there is no $path. Nothing was changed"
-        ! take_out "$path" || found+=("$path")
     done
-    for path in "${added[@]}"; do
+    take_out
+    found=("${with_laio[@]}")
+    for path in "${all_added[@]}"; do
         [[ ! -e $tree/$path ]] || ! is_ours "$path" || found+=("$path")
     done
     [[ ${#found[@]} -gt 0 ]] || die "$tree has nothing of laio to take out"
-    check_added
+    check_added "${all_added[@]}"
     check_writable
     for path in "${found[@]}"; do
-        if [[ -n ${ours[$path]:-} ]]; then
+        if [[ -f $unpatched/$path ]]; then
             # Only the contents: the mode was never changed, and a new time makes ninja look.
             cat "$unpatched/$path" >"$tree/$path"
             echo "restored $path"
@@ -142,9 +188,7 @@ refuse() {
 for path in VERSION block/linux-aio.c "${changed[@]}"; do
     [[ -f $tree/$path ]] || refuse "there is no $path"
 done
-for path in "${changed[@]}"; do
-    take_out "$path" || cp "$tree/$path" "$unpatched/$path"
-done
+take_out
 raw_aio=$unpatched/include/block/raw-aio.h
 aio=
 for path in include/block/aio.h include/qemu/aio.h; do
@@ -162,22 +206,25 @@ parameters() {
 macros=()
 renamed=()
 
-# The functions of linux-aio.c, and no others.
-known=" laio_init laio_cleanup laio_attach_aio_context laio_detach_aio_context laio_co_submit \
-laio_io_plug laio_io_unplug laio_has_fdsync laio_has_fua "
-while read -r name; do
-    [[ $known == *" $name "* ]] || refuse "include/block/raw-aio.h declares $name()"
-done < <(grep -oP '(?<![a-z_])laio_[a-z_]+(?= ?\()' "$raw_aio" | sort -u)
+# knows PREFIX NAME...: the header declares no other functions that begin so.
+knows() {
+    local name known=" ${*:2} "
+    while read -r name; do
+        [[ $known == *" $name "* ]] || refuse "include/block/raw-aio.h declares $name()"
+    done < <(grep -oP "(?<![a-z_])$1[a-z_]+(?= ?\()" "$raw_aio" | sort -u)
+}
 expect() {
     local got
     got=$(parameters "$raw_aio" "$1")
     [[ $got == "$2" ]] || refuse "include/block/raw-aio.h declares $1(${got:-?}) and not $1($2)"
-    renamed+=("$1")
 }
+knows laio_ laio_{init,cleanup,attach_aio_context,detach_aio_context,co_submit} \
+    laio_{io_plug,io_unplug,has_fdsync,has_fua}
 expect laio_init 'Error **errp'
 expect laio_cleanup 'LinuxAioState *s'
 expect laio_attach_aio_context 'LinuxAioState *s, AioContext *new_context'
 expect laio_detach_aio_context 'LinuxAioState *s, AioContext *old_context'
+renamed+=(laio_init laio_cleanup laio_attach_aio_context laio_detach_aio_context)
 
 tail='uint64_t offset, QEMUIOVector *qiov, int type'
 submit=$(parameters "$raw_aio" laio_co_submit)
@@ -204,6 +251,44 @@ case $plug in
 *) refuse "include/block/raw-aio.h declares laio_io_plug() and laio_io_unplug() as ($plug)" ;;
 esac
 
+# QEMU's aio=io_uring. What the library has none of needs no other name.
+edits=(library native header)
+added=(block/laio-host.c block/laio-host.h include/block/laio-tree.h)
+alone=
+if [[ -z $(parameters "$raw_aio" luring_init) ]]; then
+    alone="its requests go through the event loop's own ring, where nothing recurses"
+else
+    edits+=(uring)
+    added+=(block/luring-host.c)
+    knows luring_ luring_{init,cleanup,attach_aio_context,detach_aio_context,co_submit} \
+        luring_{io_plug,io_unplug,has_fua}
+    expect luring_init 'Error **errp'
+    expect luring_cleanup 'LuringState *s'
+    expect luring_attach_aio_context 'LuringState *s, AioContext *new_context'
+    expect luring_detach_aio_context 'LuringState *s, AioContext *old_context'
+    submit=$(parameters "$raw_aio" luring_co_submit)
+    case $submit in
+    "BlockDriverState *bs, LuringState *s, int fd, $tail") macros+=(LURING_SUBMIT_STATE) ;;
+    "BlockDriverState *bs, int fd, $tail") macros+=(LURING_SUBMIT_WITHOUT_FLAGS) ;;
+    "BlockDriverState *bs, int fd, $tail, BdrvRequestFlags flags") ;;
+    *) refuse "include/block/raw-aio.h declares luring_co_submit(${submit:-?})" ;;
+    esac
+    luring_plug="$(parameters "$raw_aio" luring_io_plug); $(parameters "$raw_aio" luring_io_unplug)"
+    case $luring_plug in
+    '; ') ;;
+    'BlockDriverState *bs, LuringState *s; BlockDriverState *bs, LuringState *s')
+        macros+=(LURING_PLUG_STATE)
+        ;;
+    *) refuse "include/block/raw-aio.h declares luring_io_plug() and luring_io_unplug() as ($luring_plug)" ;;
+    esac
+    has_fua=$(parameters "$raw_aio" luring_has_fua)
+    case $has_fua in
+    '') ;;
+    void) macros+=(LURING_HAS_FUA) ;;
+    *) refuse "include/block/raw-aio.h declares luring_has_fua($has_fua)" ;;
+    esac
+fi
+
 blk_header=$tree/include/sysemu/block-backend-io.h
 deferring='(void (*fn)(void *), void *opaque);'
 if grep -qsF "void defer_call$deferring" "$tree/include/qemu/defer-call.h"; then
@@ -225,18 +310,18 @@ case $notifier in
 "AioContext *ctx, EventNotifier *notifier, bool is_external, $handlers") macros+=(IS_EXTERNAL) ;;
 *) refuse "aio_set_event_notifier() is declared with (${notifier:-?})" ;;
 esac
-for needed in 'int64_t aio_max_batch;' '#define aio_bh_new(ctx, cb, opaque)' \
+needed_of_aio=()
+[[ -n $alone ]] || needed_of_aio+=('aio_get_linux_io_uring(AioContext *ctx);')
+for needed in "${needed_of_aio[@]}" 'int64_t aio_max_batch;' '#define aio_bh_new(ctx, cb, opaque)' \
     'aio_get_linux_aio(AioContext *ctx);' 'void aio_co_wake(' \
     'qemu_get_current_aio_context(void);'; do
     grep -qF "$needed" "$aio" || refuse "$(basename "$aio") has no \"$needed\""
 done
 
-for path in "${changed[@]}"; do
-    mkdir -p "$(dirname "$patched/$path")"
-    replace "$unpatched/$path" "${theirs[$path]}" "${ours[$path]}" >"$patched/$path" ||
-        refuse "$path has not once the text \"${theirs[$path]}\""
+put_in "${edits[@]}"
+for path in "${added[@]}"; do
+    [[ $path != block/* ]] || cp "$here/${path#block/}" "$patched/$path"
 done
-cp "$here/laio-host.c" "$patched/block/laio-host.c"
 {
     cat <<'END'
 /*
@@ -262,8 +347,15 @@ END
     echo "#endif /* BLOCK_LAIO_TREE_H */"
 } >"$patched/include/block/laio-tree.h"
 
-check_added
+check_added "${added[@]}"
 check_writable
+# What another generation of this tree needed.
+for path in "${all_added[@]}"; do
+    if [[ ! -e $patched/$path && -e $tree/$path ]] && is_ours "$path"; then
+        rm "$tree/$path"
+        echo "removed $path"
+    fi
+done
 mkdir -p "$private"
 echo '*' >"$private/.gitignore"
 for path in "${added[@]}"; do
@@ -285,3 +377,4 @@ for path in "${changed[@]}" "${added[@]}"; do
     echo "$verb $path"
 done
 cp "$scratch/manifest" "$private/manifest"
+[[ -z $alone ]] || echo "left alone block/io_uring.c: $alone"

@@ -1,5 +1,6 @@
 /*
- * QEMU as a host of liblaio, in place of block/linux-aio.c
+ * QEMU as a host of liblaio, in place of block/linux-aio.c; with
+ * block/luring-host.c beside it, in place of block/io_uring.c as well
  *
  * Part of laio; qemu/apply.sh puts it into a QEMU source tree and writes
  * include/block/laio-tree.h beside it, from what the tree declares. That
@@ -31,17 +32,7 @@
 #ifdef LAIO_TREE_BLK_IO_PLUG_CALL
 #include "sysemu/block-backend.h"
 #endif
-
-/* From here on, these are the library's own. */
-#undef laio_init
-#undef laio_cleanup
-#undef laio_attach_aio_context
-#undef laio_detach_aio_context
-#undef laio_co_submit
-#undef laio_io_plug
-#undef laio_io_unplug
-#define LAIO_NO_QEMU_TYPES
-#include <laio.h>
+#include "laio-host.h"
 
 /* The generations */
 
@@ -339,7 +330,7 @@ static void stats_print(void)
     qemu_mutex_unlock(&lock);
 }
 
-/* What block/raw-aio.h declares, under its new names */
+/* What block/laio-host.h declares */
 
 /*
  * The first state gives the library its hooks. A constructor would do it
@@ -365,7 +356,7 @@ static int set_host_ops_once(void)
     return result;
 }
 
-LinuxAioState *qemu_laio_init(Error **errp)
+LinuxAioState *laio_host_new_state(unsigned kernel, Error **errp)
 {
     LinuxAioState *s;
     int ret = set_host_ops_once();
@@ -374,19 +365,31 @@ LinuxAioState *qemu_laio_init(Error **errp)
         error_setg_errno(errp, -ret, "liblaio does not take QEMU's hooks");
         return NULL;
     }
-    s = laio_init(errp);
+    s = laio_init_kernel(kernel, errp);
     if (s && stats_wanted) {
         stats_note_state(s);
     }
     return s;
 }
 
-void qemu_laio_cleanup(LinuxAioState *s)
+void laio_host_free_state(LinuxAioState *s)
 {
     if (stats_wanted) {
         stats_forget_state(s);
     }
     laio_cleanup(s);
+}
+
+/* What block/raw-aio.h declares, under its new names */
+
+LinuxAioState *qemu_laio_init(Error **errp)
+{
+    return laio_host_new_state(LAIO_KERNEL_AUTO, errp);
+}
+
+void qemu_laio_cleanup(LinuxAioState *s)
+{
+    laio_host_free_state(s);
 }
 
 void qemu_laio_attach_aio_context(LinuxAioState *s, AioContext *new_context)

@@ -56,8 +56,21 @@ expect_line() {
     grep -qF -- "$2" "$copy/$1" || die "$1 does not have \"$2\""
 }
 
+# Whether aio=io_uring has a ring of its own here, which is replaced.
+own_ring=false
+! grep -q 'luring_init(' "$pristine/include/block/raw-aio.h" || own_ring=true
+
 fresh
-"$apply" "$copy" >/dev/null
+"$apply" "$copy" >"$scratch/out"
+if $own_ring; then
+    expect_line block/meson.build "'luring-host.c'"
+    expect_line block/luring-host.c luring_co_submit
+    ! grep -q 'left alone' "$scratch/out" || die "$(cat "$scratch/out")"
+else
+    [[ ! -e $copy/block/luring-host.c ]] || die "there is a luring-host.c that nobody compiles"
+    expect_line block/meson.build "if_true: files('io_uring.c')"
+    grep -q '^left alone block/io_uring.c: .* ring' "$scratch/out" || die "why is io_uring.c left alone?"
+fi
 expect_line block/meson.build laio-host.c
 expect_line meson.build "dependency('laio'"
 expect_line include/block/raw-aio.h '#include "block/laio-tree.h"'
@@ -109,6 +122,21 @@ for option in '' --revert; do
     grep -q 'laio-host.c is there, and not as' "$scratch/out" || die "$(cat "$scratch/out")"
 done
 
+# What an apply.sh has left that knew nothing of io_uring, and what a tree keeps whose next release
+# has no ring of its own there any more.
+if $own_ring; then
+    rm "$copy/block/luring-host.c" "$copy/block/laio-host.h"
+    cp "$pristine/block/meson.build" "$copy/block/meson.build"
+    sed -i "s/files('linux-aio.c')/files('laio-host.c')/" "$copy/block/meson.build"
+    cp "$here/../laio-host.c" "$copy/block/"
+    "$apply" "$copy" >/dev/null
+    [[ $(state "$copy") == "$applied" ]] || die "the tree of an older apply.sh is not brought up to date"
+    sed -i '/luring_init(/d' "$copy/include/block/raw-aio.h"
+    "$apply" "$copy" >/dev/null
+    [[ ! -e $copy/block/luring-host.c ]] || die "luring-host.c stays when its ring has gone"
+    expect_line block/meson.build "if_true: files('io_uring.c')"
+fi
+
 # From another directory, by another name.
 fresh
 ln -s "$apply" "$scratch/a link"
@@ -131,6 +159,18 @@ change block/meson.build 's/linux-aio\.c/native-aio.c/'
 refused "another name in block/meson.build"
 change meson.build "s/find_library('aio'/find_library('aio2'/"
 refused "another way of finding libaio"
+change block/meson.build 's/linux_io_uring, if_true/io_uring, if_true/'
+if $own_ring; then
+    refused "another line for io_uring.c in block/meson.build"
+    change include/block/raw-aio.h '/luring_co_submit(/s/int fd/int file/'
+    refused "another prototype of luring_co_submit"
+    change include/block/raw-aio.h 's/luring_cleanup(LuringState \*s)/luring_cleanup(void *s)/'
+    refused "another prototype of luring_cleanup"
+    change include/block/raw-aio.h 's/^void luring_cleanup(.*/&\nvoid luring_new_function(int fd);/'
+    refused "a function of io_uring.c that is not known"
+else
+    "$apply" "$copy" >/dev/null || die "a line that is left alone was looked at"
+fi
 fresh
 sed -i 's/aio_max_batch/aio_batch/' "$copy"/include/*/aio.h
 refused "an AioContext without aio_max_batch"

@@ -14,10 +14,10 @@ def convert(tools, source, source_format, target, target_format):
     info = tools.run('qemu-img', 'info', '-f', source_format, '--output=json', source).stdout
     tools.run('qemu-img', 'create', '-f', target_format, target, json.loads(info)['virtual-size'])
     tools.native('qemu-img', 'convert', '-n', '-W', '-m', 16, '-t', 'none', '-T', 'none',
-                 '--image-opts', node(source, source_format),
-                 '--target-image-opts', node(target, target_format))
-    tools.native('qemu-img', 'compare', '--image-opts', node(source, source_format),
-                 node(target, target_format))
+                 '--image-opts', node(source, tools.aio, source_format),
+                 '--target-image-opts', node(target, tools.aio, target_format))
+    tools.native('qemu-img', 'compare', '--image-opts', node(source, tools.aio, source_format),
+                 node(target, tools.aio, target_format))
 
 
 def test_convert(tools):
@@ -43,7 +43,8 @@ def test_compare_sees_a_difference(tools):
         old = image.read(1)
         image.seek(5 * MiB + 123)
         image.write(bytes([old[0] ^ 1]))
-    result = tools.native('qemu-img', 'compare', '--image-opts', node(images[0]), node(images[1]),
+    result = tools.native('qemu-img', 'compare', '--image-opts', node(images[0], tools.aio),
+                          node(images[1], tools.aio),
                           expect=1)
     check('mismatch' in result.output, f'no difference seen: {result}')
 
@@ -66,25 +67,30 @@ def without_rates(output):
     return [line for line in output.splitlines() if 'ops/sec' not in line]
 
 
-def test_patterns(tools):
+def test_patterns(tools, cache='none'):
     """qemu-io writes and reads patterns, vectors, FUA, flushes, as with aio=threads"""
     outputs, contents = [], []
-    for aio in ('native', 'threads'):
+    for aio in (tools.aio, 'threads'):
         image = tools.path(aio)
         make_sparse(image, MiB)
-        result = qemu_io(tools, aio, image, *WRITES, *READS)
+        result = qemu_io(tools, aio, image, *WRITES, *READS, cache=cache)
         check('failed' not in result.output, f'a pattern is wrong: {result}')
         outputs.append(without_rates(result.output))
         contents.append(read_file(image))
-    check(outputs[0] == outputs[1], f'native says {outputs[0]}\nthreads says {outputs[1]}')
-    check(contents[0] == contents[1], 'native wrote something else than threads')
+    check(outputs[0] == outputs[1], f'liblaio says {outputs[0]}\nthreads says {outputs[1]}')
+    check(contents[0] == contents[1], 'liblaio wrote something else than threads')
+
+
+def test_buffered_patterns(tools):
+    """qemu-io writes and reads patterns through the page cache, as with aio=threads"""
+    test_patterns(tools, cache='writeback')
 
 
 def test_wrong_pattern_is_seen(tools):
     """qemu-io notices a wrong pattern through liblaio"""
     image = tools.path('image')
     make_sparse(image, MiB)
-    result = qemu_io(tools, 'native', image, 'write -P 1 0 4k', 'read -P 2 0 4k', expect=1)
+    result = qemu_io(tools, tools.aio, image, 'write -P 1 0 4k', 'read -P 2 0 4k', expect=1)
     check('Pattern verification failed' in result.output, f'not noticed: {result}')
 
 
@@ -94,7 +100,7 @@ def test_async(tools):
     make_sparse(image, 16 * MiB)
     writes = [f'aio_write -q -P {1 + n % 250} {n * 16}k 16k' for n in range(512)]
     reads = [f'aio_read -q -P {1 + n % 250} {n * 16}k 16k' for n in range(512)]
-    result = qemu_io(tools, 'native', image, *writes, 'aio_flush', *reads, 'aio_flush', 'flush')
+    result = qemu_io(tools, tools.aio, image, *writes, 'aio_flush', *reads, 'aio_flush', 'flush')
     check('failed' not in result.output, f'a pattern is wrong: {result}')
     expected = b''.join(bytes([1 + n % 250]) * 16384 for n in range(512))
     check(read_file(image)[:len(expected)] == expected, 'the file holds something else')
@@ -110,7 +116,7 @@ def test_end_of_file(tools):
         commands = [f'read -P 0x5a -s 0 -l {size} 0 {rounded}']
         if rounded > size:
             commands.append(f'read -P 0 -s {size} -l {rounded - size} 0 {rounded}')
-        result = qemu_io(tools, 'native', image, *commands)
+        result = qemu_io(tools, tools.aio, image, *commands)
         check('failed' not in result.output, f'{size} bytes: {result}')
 
 
@@ -118,7 +124,7 @@ def test_end_of_file_in_between(tools):
     """what is missing of a file that became shorter reads as zeros"""
     image = tools.path('image')
     make_sparse(image, 65536, [(0, b'\x5a' * 65536)])
-    client = tools.start('qemu-io', '-f', 'raw', '-t', 'none', '-i', 'native', image,
+    client = tools.start('qemu-io', '-f', 'raw', '-t', 'none', '-i', tools.aio, image,
                          stdin=subprocess.PIPE)
     client.stdin.write('write -P 0x33 0 4096\n')
     client.stdin.flush()
@@ -144,7 +150,7 @@ def on_full_file_system(tools, mount, *command):
     script = 'mount -t tmpfs -o size=1m none "$0" && truncate -s 8M "$0/image" && exec "$@"'
     return tools.finish(subprocess.Popen(
         ['unshare', '--mount', '--map-root-user', 'sh', '-c', script, mount, *command], text=True,
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        env={**environment(), **tools.variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
 
 
 def test_no_space(tools):
@@ -157,7 +163,7 @@ def test_no_space(tools):
     if probe.returncode != 0:
         raise Skip('no tmpfs with O_DIRECT to be had: ' + probe.output.strip().replace('\n', ' '))
     outputs = []
-    for aio in ('native', 'threads'):
+    for aio in (tools.aio, 'threads'):
         result = on_full_file_system(
             tools, mount, tools.tool('qemu-io'), '-f', 'raw', '-t', 'none', '-i', aio, '-c',
             'write -P 1 0 512k', '-c', 'write -P 2 512k 2M', '-c', 'write -P 3 4M 4k', '-c',
@@ -165,4 +171,4 @@ def test_no_space(tools):
         check(result.output.count('No space left on device') == 2, f'{result}')
         check(aio == 'threads' or result.stats['failed'] > 0, f'liblaio saw no error: {result}')
         outputs.append(without_rates(result.output))
-    check(outputs[0] == outputs[1], f'native says {outputs[0]}\nthreads says {outputs[1]}')
+    check(outputs[0] == outputs[1], f'liblaio says {outputs[0]}\nthreads says {outputs[1]}')

@@ -9,7 +9,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import traceback
@@ -66,6 +65,8 @@ class Tools:
     def __init__(self, directory, scratch):
         self.directory, self.scratch = directory, scratch
         self.variables = {}
+        # Which of QEMU's options it is that leads to liblaio.
+        self.aio = 'native'
 
     @contextlib.contextmanager
     def environment(self, **variables):
@@ -215,11 +216,10 @@ def wait_for(condition, what):
         time.sleep(0.02)
 
 
-def main(tests):
-    """Runs each test for each directory of tools in the arguments: `NAME=DIR`..."""
+def main(runs):
+    """Runs tests, each for a directory of tools: `runs` are (label, directory, tests)."""
     number, failed = 0, 0
-    for argument in sys.argv[1:]:
-        label, directory = argument.split('=', 1)
+    for label, directory, tests in runs:
         for test in tests:
             number += 1
             scratch = tempfile.mkdtemp(prefix='laio-', dir=os.environ.get('LAIO_TEST_DIR'))

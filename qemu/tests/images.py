@@ -50,20 +50,22 @@ def read_file(path):
 
 
 def bench(tools, depth, count, image, *options, **run_options):
-    return tools.native('qemu-img', 'bench', '-f', 'raw', '-t', 'none', '-i', 'native', '-d', depth,
+    return tools.native('qemu-img', 'bench', '-f', 'raw', '-t', 'none', '-i', tools.aio, '-d', depth,
                         '-c', count, '-s', 4096, *options, image, **run_options)
 
 
-def node(path, image_format='raw'):
+def node(path, aio, image_format='raw'):
     return (f'driver={image_format},file.driver=file,file.filename={path},'
-            'file.cache.direct=on,file.aio=native')
+            f'file.cache.direct=on,file.aio={aio}')
 
 
-def qemu_io(tools, aio, image, *commands, expect=0):
+def qemu_io(tools, aio, image, *commands, expect=0, cache='none'):
     arguments = [word for command in commands for word in ('-c', command)]
-    run = tools.native if aio == 'native' and expect == 0 else tools.run
-    return run('qemu-io', '-f', 'raw', '-t', 'none', '-i', aio, *arguments, image, expect=expect)
+    run = tools.native if aio != 'threads' and expect == 0 else tools.run
+    return run('qemu-io', '-f', 'raw', '-t', cache, '-i', aio, *arguments, image, expect=expect)
 
 
 def limited_stack():
+    """As most systems have it. That of who dies of it is of no interest."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_STACK, (8 * MiB, 8 * MiB))

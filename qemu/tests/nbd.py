@@ -38,11 +38,13 @@ def served(tools, number, iothreads):
 def serving(tools, number, homes, idle_iothreads=0):
     arguments = ['--nbd-server', f'addr.type=unix,addr.path={tools.path("nbd")},max-connections=0']
     for n in range(max(idle_iothreads, len([home for home in homes if home]))):
-        arguments += ['--object', f'iothread,id=io{n}']
+        # One that does not poll, one as QEMU has them, and one that polls for long.
+        poll = (0, 32768, 5000000)[n % 3]
+        arguments += ['--object', f'iothread,id=io{n},poll-max-ns={poll}']
     for n in range(number):
         arguments += [
             '--blockdev', f'driver=file,node-name=f{n},filename={tools.path(f"image{n}")},'
-            'aio=native,cache.direct=on',
+            f'aio={tools.aio},cache.direct=on',
             '--blockdev', f'driver=raw,node-name=d{n},file=f{n}',
             '--export', f'type=nbd,id=e{n},node-name=d{n},name=e{n},writable=on'
             + (f',iothread={homes[n % len(homes)]}' if homes[n % len(homes)] else ''),
@@ -123,7 +125,7 @@ def test_nbd_iothreads_clients_that_stay(tools):
 
 def reopen(server, tools, n, **options):
     file = {'driver': 'file', 'node-name': f'f{n}', 'filename': tools.path(f'image{n}'),
-            'aio': 'native', 'cache': {'direct': True}, **options}
+            'aio': tools.aio, 'cache': {'direct': True}, **options}
     server.command('blockdev-reopen', options=[file])
 
 
@@ -192,7 +194,7 @@ def test_server_killed(tools):
         try:
             # At 1 MiB a second it takes long enough.
             copier = tools.start('qemu-img', 'convert', '-n', '-W', '-m', 16, '-r', MiB, '-f', 'raw',
-                                 url(tools, 0), '--target-image-opts', node(target))
+                                 url(tools, 0), '--target-image-opts', node(target, tools.aio))
             wait_for(lambda: os.stat(target).st_blocks > 0 or copier.poll() is not None, 'convert')
             server.process.kill()
             for client in (bench_client, copier):
@@ -242,7 +244,7 @@ def test_exports_taken_away(tools):
 def test_qemu_nbd_terminated(tools):
     """qemu-nbd ends cleanly on SIGTERM with requests in flight"""
     make_images(tools, 1)
-    server = tools.start('qemu-nbd', '-f', 'raw', '--cache=none', '--aio=native', '-t', '-x', 'e0',
+    server = tools.start('qemu-nbd', '-f', 'raw', '--cache=none', f'--aio={tools.aio}', '-t', '-x', 'e0',
                          '-k', tools.path('nbd'), tools.path('image0'))
     client = None
     try:
