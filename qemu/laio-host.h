@@ -22,7 +22,11 @@
 #undef laio_io_plug
 #undef laio_io_unplug
 #define LAIO_NO_QEMU_TYPES
+#pragma GCC diagnostic push
+/* Where the prototypes are the same, they are in both. */
+#pragma GCC diagnostic ignored "-Wredundant-decls"
 #include <laio.h>
+#pragma GCC diagnostic pop
 
 /*
  * As laio_init_kernel() and laio_cleanup(), in this host: the first state gives

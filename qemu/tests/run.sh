@@ -67,6 +67,10 @@ for mode in static shared; do
     option=()
     [[ $mode == shared ]] || option=(--static)
     "$qemu/build.sh" "${option[@]}" "$tree" -- "${features[@]}" | sed 's/^/# /'
+    # Trees out of git are built with -Werror.
+    if grep -E '(laio|luring)[-.a-z]*:[0-9:]+ warning' "$tree/build/laio-build.log"; then
+        die "the compiler warns of our files"
+    fi
     mkdir -p "$tree/build/$mode"
     for tool in qemu-img qemu-io qemu-nbd storage-daemon/qemu-storage-daemon; do
         cp "$tree/build/$tool" "$tree/build/$mode/"
