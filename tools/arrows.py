@@ -42,7 +42,8 @@ MAY_NAME = {
         'event_loop': 'engine::depth engine::errno engine::host engine::process',
     }),
     'preload': ('preload/src', {
-        '(root)': 'guard say settings stats takeover',
+        '(root)': 'guard liburing say settings stats takeover',
+        'liburing': 'guard stats',
         'stats': 'say settings summary takeover',
         'guard': 'say stats engine::kernel::aio',
         'takeover': 'say summary engine::c_entry engine::depth engine::errno engine::host '

@@ -12,8 +12,8 @@ Usage: tools/install-deps.sh PURPOSE...
 
   build      a C compiler and linker, for the library and laio-bench
   install    all that, meson, ninja, pkg-config and python3
-  check      all that, what the tests are built with (a C++ compiler, the headers of GLib and libaio),
-             and valgrind
+  check      all that, what the tests are built with (a C++ compiler, the headers of GLib, libaio and
+             liburing), and valgrind
   qemu       what QEMU's tools are built with, dpkg-dev to fetch their source, and valgrind
   bench      fio, valgrind, the headers of liburing, and matplotlib
   pictures   graphviz, to draw those of the documentation again
@@ -77,6 +77,7 @@ collect() {
         need has_glib_headers -- libglib2.0-dev
         need has valgrind -- valgrind
         need has_header libaio.h -- libaio-dev
+        need has_header liburing.h -- liburing-dev
         ;;
     qemu)
         collect build

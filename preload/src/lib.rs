@@ -3,12 +3,15 @@
 //! `liblaio_preload.so`: protects, or takes over, a QEMU that cannot be rebuilt.
 //!
 //! Two modes. `guard` stands in front of libaio's io_submit and answers EAGAIN where a program
-//! recurses through it too deeply. `takeover` points a QEMU executable's own `laio_*` functions at
+//! recurses through it too deeply, and in front of liburing's io_uring_submit, whose requests it then
+//! puts off. `takeover` points a QEMU executable's own `laio_*` functions at
 //! laio's engine. `docs/preload.md` says when to use which.
 //!
-//! Exported are io_submit and the marker by which several copies know each other.
+//! Exported are io_submit, what is in `liburing`, and the marker by which several copies know each
+//! other.
 
 mod guard;
+mod liburing;
 mod say;
 mod settings;
 mod stats;
@@ -128,6 +131,7 @@ extern "C" fn start() {
     stats::start(settings.stats, Mode::Guard);
     // Now, rather than on a coroutine's stack; which may be needed if libaio is loaded later.
     find_next();
+    liburing::start();
     guard::start(settings.max_depth);
 }
 

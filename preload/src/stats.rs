@@ -12,22 +12,29 @@ use crate::takeover;
 
 static ON: AtomicBool = AtomicBool::new(false);
 static MODE: AtomicU8 = AtomicU8::new(Mode::Off as u8);
-static GUARD: GuardCounters = GuardCounters {
-    calls: AtomicU64::new(0),
-    requests: AtomicU64::new(0),
-    deepest: AtomicU32::new(0),
-    refusals: AtomicU64::new(0),
-};
+static LIBAIO: GuardCounters = GuardCounters::new();
+static LIBURING: GuardCounters = GuardCounters::new();
 
-/// What guard mode has seen in this process.
+/// What guard mode has seen of one library in this process.
 pub struct GuardCounters {
     calls: AtomicU64,
     requests: AtomicU64,
     deepest: AtomicU32,
-    refusals: AtomicU64,
+    at_bound: AtomicU64,
+    held_back: AtomicU64,
 }
 
 impl GuardCounters {
+    const fn new() -> Self {
+        Self {
+            calls: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            deepest: AtomicU32::new(0),
+            at_bound: AtomicU64::new(0),
+            held_back: AtomicU64::new(0),
+        }
+    }
+
     /// A call was let through and had this answer.
     pub fn submitted(&self, answer: c_int) {
         self.calls.fetch_add(1, Relaxed);
@@ -43,15 +50,31 @@ impl GuardCounters {
         self.deepest.fetch_max(depth, Relaxed);
     }
 
-    pub fn refused(&self) {
-        self.refusals.fetch_add(1, Relaxed);
+    /// A call nested deeper than the bound was refused, or its requests were put off.
+    pub fn was_at_bound(&self) {
+        self.at_bound.fetch_add(1, Relaxed);
+    }
+
+    /// So many requests were put off by a delay.
+    pub fn held_back(&self, requests: u32) {
+        self.held_back.fetch_add(requests.into(), Relaxed);
+    }
+
+    fn summary(&self) -> Summary {
+        Summary {
+            calls: self.calls.load(Relaxed),
+            requests: self.requests.load(Relaxed),
+            deepest: self.deepest.load(Relaxed).into(),
+            at_bound: self.at_bound.load(Relaxed),
+        }
     }
 
     fn reset(&self) {
         self.calls.store(0, Relaxed);
         self.requests.store(0, Relaxed);
         self.deepest.store(0, Relaxed);
-        self.refusals.store(0, Relaxed);
+        self.at_bound.store(0, Relaxed);
+        self.held_back.store(0, Relaxed);
     }
 }
 
@@ -67,13 +90,19 @@ pub fn start(on: bool, mode: Mode) {
 
 /// What the parent did is in the parent's line.
 unsafe extern "C" fn in_child() {
-    GUARD.reset();
+    LIBAIO.reset();
+    LIBURING.reset();
     takeover::forget_statistics();
 }
 
-/// Where guard mode counts; `None` if nobody asked.
+/// Where guard mode counts the calls of libaio; `None` if nobody asked.
 pub fn guard_counters() -> Option<&'static GuardCounters> {
-    ON.load(Relaxed).then_some(&GUARD)
+    ON.load(Relaxed).then_some(&LIBAIO)
+}
+
+/// The same for liburing.
+pub fn uring_counters() -> Option<&'static GuardCounters> {
+    ON.load(Relaxed).then_some(&LIBURING)
 }
 
 pub fn finish() {
@@ -91,12 +120,12 @@ pub fn finish() {
     say(format_args!("laio_preload[{}]: {what}", std::process::id()));
 }
 
-fn guard_summary() -> Summary {
-    let calls = GUARD.calls.load(Relaxed);
-    Summary {
-        calls,
-        requests: GUARD.requests.load(Relaxed),
-        deepest: GUARD.deepest.load(Relaxed).into(),
-        at_bound: GUARD.refusals.load(Relaxed),
+fn guard_summary() -> String {
+    let libaio = LIBAIO.summary();
+    let liburing = LIBURING.summary();
+    if liburing.calls == 0 {
+        return libaio.to_string();
     }
+    let held_back = LIBURING.held_back.load(Relaxed);
+    format!("{libaio}; io_uring: {liburing}, {held_back} requests held back")
 }

@@ -2,6 +2,8 @@
 
 //! Guard mode: EAGAIN where a program recurses through io_submit too deeply.
 //!
+//! In front of liburing it does not answer anything else, but puts requests off: [`uring`].
+//!
 //! QEMU takes EAGAIN as "the kernel wants no more for now": it leaves the requests in its queue,
 //! returns from all the frames, and submits again from its event loop. All of this has to be true
 //! before we answer it, and only the first is an estimate:
@@ -28,8 +30,10 @@ mod memory;
 mod objects;
 mod offer;
 mod refusal;
+mod ring;
 mod tables;
 mod unwind;
+pub mod uring;
 
 use std::ffi::c_long;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -68,6 +72,7 @@ pub fn start(max_depth: u32) {
     // What libgcc has to look up itself for this, the loader finds now and not on a small stack.
     let _ = tables::rule_at(start as *const () as usize);
     MAX_DEPTH.store(max_depth, Ordering::Relaxed);
+    uring::start(max_depth);
 }
 
 /// Whether to answer EAGAIN to a call of io_submit that has `mark` on its stack frame. The rest is
@@ -112,7 +117,7 @@ impl Call<'_> {
         let refusal = &self.thread.refusal;
         let _errno = KeepErrno::new();
         let Some(caller) = unwind::caller(self.mark) else { return false };
-        let is_like_qemu = objects::reaps_by_itself(caller.instruction);
+        let is_like_qemu = objects::LIBAIO.is_used_like_qemu_does(caller.instruction);
         if !is_like_qemu && stats::guard_counters().is_none() {
             return false;
         }
@@ -129,7 +134,7 @@ impl Call<'_> {
         if refused {
             memory.leave_hints(&self.thread.hints, self.mark);
             if let Some(counters) = stats::guard_counters() {
-                counters.refused();
+                counters.was_at_bound();
             }
         }
         refused

@@ -4,37 +4,64 @@
 //!
 //! Who asks libaio for them may well wait there, after an EAGAIN, for a completion to make room; and
 //! there may be none to come. QEMU's engine has no use for io_getevents, so an object (the
-//! executable, or a library) that is linked to it is another program, and is left alone.
+//! executable, or a library) that is linked to it is another program, and is left alone. So is one
+//! that waits in liburing, and does not recurse through it because requests complete too soon.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What libaio has to get completions with, by names of any version.
-const REAPING: [&CStr; 4] = [c"io_getevents", c"io_pgetevents", c"io_queue_run", c"io_queue_wait"];
+/// A library to submit through.
+pub struct Library {
+    submit: &'static CStr,
+    /// What it has to get completions with, and QEMU has no use for; by names of any version.
+    reaping: &'static [&'static CStr],
+    /// The last places that were looked at, by the verdict.
+    like_qemu: AtomicUsize,
+    unlike_qemu: AtomicUsize,
+}
 
-/// The last places that were looked at, by the verdict.
-static LIKE_QEMU: AtomicUsize = AtomicUsize::new(0);
-static UNLIKE_QEMU: AtomicUsize = AtomicUsize::new(0);
+pub static LIBAIO: Library = Library::new(
+    c"io_submit",
+    &[c"io_getevents", c"io_pgetevents", c"io_queue_run", c"io_queue_wait"],
+);
+pub static LIBURING: Library = Library::new(
+    c"io_uring_submit",
+    &[
+        c"io_uring_wait_cqes",
+        c"io_uring_wait_cqe_timeout",
+        c"io_uring_wait_cqes_min_timeout",
+        c"io_uring_submit_and_wait_timeout",
+    ],
+);
 
-/// Whether the object that `place` is in calls io_submit, and gets completions without libaio.
-pub fn reaps_by_itself(place: usize) -> bool {
-    if UNLIKE_QEMU.load(Ordering::Relaxed) == place {
-        return false;
+impl Library {
+    const fn new(submit: &'static CStr, reaping: &'static [&'static CStr]) -> Self {
+        let (like_qemu, unlike_qemu) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { submit, reaping, like_qemu, unlike_qemu }
     }
-    if LIKE_QEMU.load(Ordering::Relaxed) == place {
-        return true;
+
+    /// Whether the object that `place` is in submits through this library, and gets completions
+    /// without it.
+    pub fn is_used_like_qemu_does(&'static self, place: usize) -> bool {
+        if self.unlike_qemu.load(Ordering::Relaxed) == place {
+            return false;
+        }
+        if self.like_qemu.load(Ordering::Relaxed) == place {
+            return true;
+        }
+        let mut search = Search { library: self, address: place, is_like_qemu: false };
+        // SAFETY: the callback gets the address of a `Search` that outlives the call.
+        unsafe { libc::dl_iterate_phdr(Some(Search::visit), (&raw mut search).cast()) };
+        let verdict = if search.is_like_qemu { &self.like_qemu } else { &self.unlike_qemu };
+        verdict.store(place, Ordering::Relaxed);
+        search.is_like_qemu
     }
-    let mut search = Search { address: place, reaps_by_itself: false };
-    // SAFETY: the callback gets the address of a `Search` that outlives the call.
-    unsafe { libc::dl_iterate_phdr(Some(Search::visit), (&raw mut search).cast()) };
-    let verdict = if search.reaps_by_itself { &LIKE_QEMU } else { &UNLIKE_QEMU };
-    verdict.store(place, Ordering::Relaxed);
-    search.reaps_by_itself
 }
 
 struct Search {
+    library: &'static Library,
     address: usize,
-    reaps_by_itself: bool,
+    is_like_qemu: bool,
 }
 
 impl Search {
@@ -43,7 +70,7 @@ impl Search {
         _: usize,
         this: *mut c_void,
     ) -> c_int {
-        // SAFETY: the loader's description of an object, and what `reaps_by_itself` gave.
+        // SAFETY: the loader's description of an object, and what `dl_iterate_phdr` was given.
         let (object, this) = unsafe { (&*object, &mut *this.cast::<Self>()) };
         // SAFETY: as the loader says.
         let headers =
@@ -59,7 +86,7 @@ impl Search {
         if let Some(dynamic) = headers.iter().find(|header| header.p_type == libc::PT_DYNAMIC) {
             let table = base.wrapping_add(dynamic.p_vaddr as usize);
             // SAFETY: the dynamic section of a loaded object.
-            this.reaps_by_itself = unsafe { Imports::new(base, table).are_like_qemus() };
+            this.is_like_qemu = unsafe { Imports::new(base, table).are_like_qemus(this.library) };
         }
         1
     }
@@ -120,7 +147,7 @@ impl Imports {
     /// # Safety
     ///
     /// The object is loaded.
-    unsafe fn are_like_qemus(&self) -> bool {
+    unsafe fn are_like_qemus(&self, library: &Library) -> bool {
         let mut submits = false;
         for (table, size) in self.relocations {
             if self.names == 0 || self.symbols == 0 || table == 0 {
@@ -135,10 +162,10 @@ impl Imports {
                 }
                 // SAFETY: the caller's promise.
                 let name = unsafe { self.name_of(symbol) };
-                if REAPING.contains(&name) {
+                if library.reaping.contains(&name) {
                     return false;
                 }
-                submits |= name == c"io_submit";
+                submits |= name == library.submit;
             }
         }
         submits
