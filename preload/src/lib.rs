@@ -118,7 +118,7 @@ extern "C" fn start() {
     let settings = Settings::from_environment();
     if settings.mode == Mode::Engine {
         match takeover::start(settings.max_depth) {
-            Ok(()) => return stats::start(settings.stats, Mode::Engine),
+            Ok(taken_over) => return start_engine(&settings, &taken_over),
             Err(takeover::Refusal::NothingThere) => {}
             Err(takeover::Refusal::Unfamiliar(why)) => {
                 complain(format_args!("no engine mode: {why}; using guard"));
@@ -133,6 +133,15 @@ extern "C" fn start() {
     find_next();
     liburing::start();
     guard::start(settings.max_depth);
+}
+
+/// What goes through the executable's own io_uring is bounded from outside.
+fn start_engine(settings: &Settings, taken_over: &takeover::TakenOver) {
+    stats::start(settings.stats, Mode::Engine);
+    if !taken_over.io_uring {
+        liburing::start();
+        guard::start_io_uring(settings.max_depth);
+    }
 }
 
 extern "C" fn finish() {

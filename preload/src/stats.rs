@@ -3,6 +3,7 @@
 //! LAIO_STATS=1: one line at exit.
 
 use std::ffi::c_int;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::say::say;
@@ -111,21 +112,25 @@ pub fn finish() {
     }
     let mode = MODE.load(Relaxed);
     let what = if mode == Mode::Engine as u8 {
-        format!("engine: {}", takeover::total())
+        format!("engine: {}{}", takeover::total(), IoUringSummary)
     } else if mode == Mode::Guard as u8 {
-        format!("guard: {}", guard_summary())
+        format!("guard: {}{}", LIBAIO.summary(), IoUringSummary)
     } else {
         "off".into()
     };
     say(format_args!("laio_preload[{}]: {what}", std::process::id()));
 }
 
-fn guard_summary() -> String {
-    let libaio = LIBAIO.summary();
-    let liburing = LIBURING.summary();
-    if liburing.calls == 0 {
-        return libaio.to_string();
+/// What went through liburing, if anything did.
+struct IoUringSummary;
+
+impl fmt::Display for IoUringSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let summary = LIBURING.summary();
+        if summary.calls == 0 {
+            return Ok(());
+        }
+        let held_back = LIBURING.held_back.load(Relaxed);
+        write!(f, "; io_uring: {summary}, {held_back} requests held back")
     }
-    let held_back = LIBURING.held_back.load(Relaxed);
-    format!("{libaio}; io_uring: {liburing}, {held_back} requests held back")
 }

@@ -31,18 +31,3 @@ says() {
         return 1
     fi
 }
-
-# image NAME MIB: data and holes at random, in pieces of 4 to 256 KiB.
-image() {
-    local file=$dir/$1 size=$(($2 * 256)) at=0 length
-    rm -f "$file"
-    truncate -s "$2M" "$file"
-    while ((at < size)); do
-        length=$((RANDOM % 64 + 1))
-        if ((RANDOM % 2)); then
-            dd if=/dev/urandom of="$file" bs=4k seek="$at" count="$length" conv=notrunc status=none
-        fi
-        at=$((at + length))
-    done
-    truncate -s "$2M" "$file" # the last piece may have been too long
-}

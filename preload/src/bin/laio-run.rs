@@ -18,7 +18,7 @@ Runs COMMAND with liblaio_preload.so in front of it.
 
   --guard    bound the nesting of its io_submit and io_uring_submit calls (the default, unless
              LAIO_PRELOAD is set)
-  --engine   run a QEMU's Linux AIO on laio's engine
+  --engine   run a QEMU's Linux AIO and io_uring on laio's engine
   --off      do nothing, to rule the library out
   --depth N  let submission nest N deep, 1 to 64 (8)
   --stats    print one line of statistics at its exit

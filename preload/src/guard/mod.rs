@@ -69,9 +69,14 @@ thread_local! {
 
 pub fn start(max_depth: u32) {
     unwind::start();
+    start_io_uring(max_depth);
+    MAX_DEPTH.store(max_depth, Ordering::Relaxed);
+}
+
+/// In front of liburing alone.
+pub fn start_io_uring(max_depth: u32) {
     // What libgcc has to look up itself for this, the loader finds now and not on a small stack.
     let _ = tables::rule_at(start as *const () as usize);
-    MAX_DEPTH.store(max_depth, Ordering::Relaxed);
     uring::start(max_depth);
 }
 

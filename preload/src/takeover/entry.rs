@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the executable's `laio_*` jump to. QEMU's prototypes, and no arguments but QEMU's.
+//! What the executable's `laio_*` and `luring_*` jump to. QEMU's prototypes, and no arguments but
+//! QEMU's.
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use laio_engine::State;
@@ -17,14 +18,22 @@ use crate::summary::Total;
 type QemuState = State<Chosen, Qemu>;
 
 static FUNCTIONS: OnceLock<Functions> = OnceLock::new();
+static IO_URING_FUNCTIONS: OnceLock<Functions> = OnceLock::new();
 
 /// The executable's functions are called only by code that it enters after this.
-pub fn start(functions: Functions) {
+pub fn start(functions: Functions, for_io_uring: Option<Functions>) {
     let _ = FUNCTIONS.set(functions);
+    if let Some(functions) = for_io_uring {
+        let _ = IO_URING_FUNCTIONS.set(functions);
+    }
 }
 
 fn host() -> Qemu {
-    match FUNCTIONS.get() {
+    host_of(&FUNCTIONS)
+}
+
+fn host_of(functions: &'static OnceLock<Functions>) -> Qemu {
+    match functions.get() {
         Some(functions) => Qemu(functions),
         None => unreachable!("laio_preload: entered before the start"),
     }
@@ -51,8 +60,33 @@ pub fn replacements(generation: Generation) -> Vec<(&'static str, usize)> {
     replacements
 }
 
+/// The same of its io_uring. Not luring_has_fua, which may be too short for a jump, and whose answer
+/// is right as it is: the flag is honoured where QEMU gives it, and where it does not, it flushes.
+pub fn io_uring_replacements(generation: Generation) -> Vec<(&'static str, usize)> {
+    let co_submit = match generation {
+        Generation::V9 => luring_co_submit_9 as *const () as usize,
+        Generation::V10 => luring_co_submit as *const () as usize,
+    };
+    vec![
+        ("luring_init", luring_init as *const () as usize),
+        ("luring_cleanup", cleanup as *const () as usize),
+        ("luring_attach_aio_context", attach as *const () as usize),
+        ("luring_detach_aio_context", detach as *const () as usize),
+        ("luring_co_submit", co_submit),
+    ]
+}
+
 unsafe extern "C" fn init(errp: *mut *mut Error) -> *mut QemuState {
-    let state = c_entry::init(host(), LaioKernel::Auto as u32, errp);
+    new_state(host(), LaioKernel::Auto, errp)
+}
+
+/// io_uring was asked for by name: whatever LAIO_KERNEL says, and QEMU takes its threads without.
+unsafe extern "C" fn luring_init(errp: *mut *mut Error) -> *mut QemuState {
+    new_state(host_of(&IO_URING_FUNCTIONS), LaioKernel::IoUring, errp)
+}
+
+fn new_state(host: Qemu, kernel: LaioKernel, errp: *mut *mut Error) -> *mut QemuState {
+    let state = c_entry::init(host, kernel as u32, errp);
     if !state.is_null() {
         states().live.push(Live(state));
     }
@@ -97,6 +131,31 @@ unsafe extern "C" fn co_submit_9(
 ) -> c_int {
     // SAFETY: as QEMU called this.
     unsafe { co_submit(fd, offset, qiov, kind, 0, dev_max_batch) }
+}
+
+unsafe extern "C" fn luring_co_submit(
+    _bs: *mut c_void,
+    fd: c_int,
+    offset: u64,
+    qiov: *mut QEMUIOVector,
+    kind: c_int,
+    flags: BdrvRequestFlags,
+) -> c_int {
+    let request = CRequest { fd, offset, qiov, kind, flags, dev_max_batch: 0 };
+    // SAFETY: the state that QEMU has for this thread came from `luring_init`; the vector is QEMU's,
+    // which stays until the request is complete.
+    unsafe { c_entry::co_submit::<Chosen, _>(host_of(&IO_URING_FUNCTIONS), request) }
+}
+
+unsafe extern "C" fn luring_co_submit_9(
+    bs: *mut c_void,
+    fd: c_int,
+    offset: u64,
+    qiov: *mut QEMUIOVector,
+    kind: c_int,
+) -> c_int {
+    // SAFETY: as QEMU called this.
+    unsafe { luring_co_submit(bs, fd, offset, qiov, kind, 0) }
 }
 
 extern "C" fn has_fdsync(fd: c_int) -> bool {

@@ -110,8 +110,9 @@ impl Executable {
             .any(|symbol| symbol.name().is_ok_and(|name| found(name, symbol.is_undefined())))
     }
 
-    pub fn has_any_laio(&self) -> bool {
-        self.symbols(|name, undefined| name.starts_with("laio_") && !undefined)
+    /// Whether it exports anything under this prefix.
+    pub fn has_any(&self, prefix: &str) -> bool {
+        self.symbols(|name, undefined| name.starts_with(prefix) && !undefined)
     }
 
     pub fn imports(&self, wanted: &str) -> bool {
@@ -122,13 +123,13 @@ impl Executable {
         self.symbols(|name, undefined| name == wanted && !undefined)
     }
 
-    /// An exported `laio_*` function that is not among `known`.
-    pub fn other_laio(&self, known: &[&str]) -> Option<String> {
+    /// What it exports under this prefix that is not among `known`.
+    pub fn other(&self, prefix: &str, known: &[&str]) -> Option<String> {
         let elf = self.elf().ok()?;
         elf.dynamic_symbols()
             .filter(|symbol| !symbol.is_undefined())
             .filter_map(|symbol| symbol.name().ok())
-            .find(|name| name.starts_with("laio_") && !known.contains(name))
+            .find(|name| name.starts_with(prefix) && !known.contains(name))
             .map(str::to_owned)
     }
 

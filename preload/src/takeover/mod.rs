@@ -3,7 +3,7 @@
 //! Engine mode: a stock QEMU on laio's engine.
 //!
 //! QEMU's executable exports its functions, but its own calls do not go through any table, so the
-//! entry points of its `laio_*` are overwritten with jumps to [`entry`]. The engine gets the
+//! entry points of its `laio_*`, and `luring_*`, are overwritten with jumps to [`entry`]. The engine gets the
 //! executable's event loop and coroutines by their names ([`qemu`]).
 //!
 //! All or nothing: everything is looked up and checked before, and [`patch`] replaces the code in one
@@ -38,10 +38,15 @@ impl<T: Into<Cow<'static, str>>> From<T> for Refusal {
     }
 }
 
+/// What was taken over besides Linux AIO.
+pub struct TakenOver {
+    pub io_uring: bool,
+}
+
 /// Takes the executable over.
-pub fn start(max_depth: u32) -> Result<(), Refusal> {
+pub fn start(max_depth: u32) -> Result<TakenOver, Refusal> {
     let executable = Executable::open()?;
-    if !executable.has_any_laio() {
+    if !executable.has_any("laio_") {
         return match executable.imports("io_submit") {
             true => Err("the program exports no laio_* functions".into()),
             false => Err(Refusal::NothingThere),
@@ -49,16 +54,23 @@ pub fn start(max_depth: u32) -> Result<(), Refusal> {
     }
     let generation = Generation::of(&executable)?;
     let functions = qemu::Functions::find(&executable)?;
-    redirect(&executable, generation)?;
+    let mut replacements = entry::replacements(generation);
+    let mut for_io_uring = None;
+    if qemu::has_io_uring_states(&executable)? {
+        replacements.extend(entry::io_uring_replacements(generation));
+        for_io_uring = Some(functions.for_io_uring(&executable)?);
+    }
+    redirect(&executable, &replacements)?;
     // The executable's own code has not run yet: it calls nothing before this.
     laio_engine::depth::set_max(max_depth);
-    entry::start(functions);
-    Ok(())
+    let io_uring = for_io_uring.is_some();
+    entry::start(functions, for_io_uring);
+    Ok(TakenOver { io_uring })
 }
 
 #[cfg(target_arch = "x86_64")]
-fn redirect(executable: &Executable, generation: Generation) -> Result<(), Refusal> {
-    let functions = entry::replacements(generation)
+fn redirect(executable: &Executable, replacements: &[(&str, usize)]) -> Result<(), Refusal> {
+    let functions = replacements
         .iter()
         .map(|&(name, replacement)| Ok((executable.function(name)?, replacement)))
         .collect::<Result<Vec<_>, Refusal>>()?;
@@ -66,6 +78,6 @@ fn redirect(executable: &Executable, generation: Generation) -> Result<(), Refus
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn redirect(_: &Executable, _: Generation) -> Result<(), Refusal> {
+fn redirect(_: &Executable, _: &[(&str, usize)]) -> Result<(), Refusal> {
     Err("it needs an x86-64 processor".into())
 }

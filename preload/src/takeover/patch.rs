@@ -20,7 +20,8 @@ const FAR_JUMP: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
 const FAR_JUMP_SIZE: usize = FAR_JUMP.len() + size_of::<u64>();
 /// What a function that may be called indirectly begins with, where the processor checks it.
 const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
-/// The functions come from one source file; further apart they are not what we think.
+/// The functions come from two source files that are linked one behind the other; further apart they
+/// are not what we think.
 const MAX_SPAN: u64 = 64 << 10;
 
 const CALL: u8 = 0xe8;
@@ -52,13 +53,13 @@ impl Patch {
         let end = ends.max().unwrap_or(0).next_multiple_of(page);
         let text = executable.text;
         if end - start > MAX_SPAN || start < text.address || end > text.address + text.size {
-            return Err("the laio_* functions are not where they are expected".into());
+            return Err("the functions to replace are not where they are expected".into());
         }
         let mut patch = Self::copy(executable, start, (end - start) as usize)?;
         // The far jumps stand in the largest function, which nobody needs any more.
         let first = ENDBR64.len() + NEAR_JUMP_SIZE;
         if first + functions.len() * FAR_JUMP_SIZE > largest.size as usize {
-            return Err("the laio_* functions are too short to be replaced".into());
+            return Err("the functions to replace are too short".into());
         }
         let mut far = (largest.address - start) as usize + first;
         for &(function, replacement) in functions {
@@ -119,7 +120,7 @@ impl Patch {
             false => 0,
         };
         if space < (kept + NEAR_JUMP_SIZE) as u64 {
-            return Err("a laio_* function is too short to be replaced".into());
+            return Err("a function is too short to be replaced".into());
         }
         let end = at + kept + NEAR_JUMP_SIZE;
         // Both lie within MAX_SPAN.
@@ -192,7 +193,7 @@ fn check_callers(
         }
     }
     if called.contains(&false) {
-        return Err("the program does not call its laio_* functions as such".into());
+        return Err("the program does not call its laio_* or luring_* functions as such".into());
     }
     Ok(())
 }

@@ -40,7 +40,7 @@ impl Generation {
         if executable.exports("laio_io_plug") || executable.exports("blk_io_plug_call") {
             return Err("a QEMU before 8.2, which needs no help".into());
         }
-        if let Some(name) = executable.other_laio(&KNOWN_LAIO) {
+        if let Some(name) = executable.other("laio_", &KNOWN_LAIO) {
             return Err(format!("{name} is not known of any QEMU").into());
         }
         // Gone in 9.0, and with it the lock that completions had to run under.
@@ -48,6 +48,28 @@ impl Generation {
             return Err("QEMU 8.2, whose lock around completions is not supported".into());
         }
         if executable.exports("laio_has_fua") { Ok(Self::V10) } else { Ok(Self::V9) }
+    }
+}
+
+/// The same for its io_uring, up to 10.1.
+const KNOWN_LURING: [&str; 6] = [
+    "luring_init",
+    "luring_cleanup",
+    "luring_attach_aio_context",
+    "luring_detach_aio_context",
+    "luring_co_submit",
+    "luring_has_fua",
+];
+
+/// Whether its io_uring is to be taken over as well. From 10.2 on requests go through the event
+/// loop's own ring, and there are no states to take over, and nothing recurses.
+pub fn has_io_uring_states(executable: &Executable) -> Result<bool, Refusal> {
+    if !executable.exports("luring_init") {
+        return Ok(false);
+    }
+    match executable.other("luring_", &KNOWN_LURING) {
+        Some(name) => Err(format!("{name} is not known of any QEMU").into()),
+        None => Ok(true),
     }
 }
 
@@ -85,6 +107,23 @@ macro_rules! functions {
             }
         }
     };
+}
+
+impl Functions {
+    /// For states that QEMU looks up as those of its io_uring.
+    pub fn for_io_uring(self, executable: &Executable) -> Result<Self, Refusal> {
+        let function = executable.function("aio_get_linux_io_uring")?;
+        let address = executable.in_memory(function.address);
+        // SAFETY: the function of this name, which differs from the other in what its result points
+        // to, and that is what `luring_init` gave.
+        let linux_aio_state = unsafe {
+            std::mem::transmute::<
+                *mut c_void,
+                unsafe extern "C" fn(*mut AioContext) -> *mut LinuxAioState,
+            >(address)
+        };
+        Ok(Self { aio_get_linux_aio: linux_aio_state, ..self })
+    }
 }
 
 functions! {
