@@ -318,6 +318,86 @@ static void with_chains(void)
     io_uring_queue_exit(&ring);
 }
 
+/* A request that the kernel does not like, or that is cancelled, with nothing complete before it. */
+enum ending { FAULT, CANCEL };
+
+static void one_completion(struct io_uring *ring, struct io_uring_sqe *sqe, enum ending ending)
+{
+    static char buffer[BLOCK];
+    struct iovec iov = {.iov_base = buffer, .iov_len = BLOCK};
+    struct io_uring_cqe *cqe;
+    int seen[2] = {0};
+    int own = ending == CANCEL ? 2 : 1;
+
+    io_uring_prep_readv(sqe, file, ending == FAULT ? (struct iovec *)8 : &iov, 1, 0);
+    sqe->user_data = 0;
+    assert(io_uring_submit(ring) == 1);
+    if (ending == CANCEL) {
+        sqe = io_uring_get_sqe(ring);
+        io_uring_prep_cancel64(sqe, 0, IORING_ASYNC_CANCEL_ANY);
+        sqe->user_data = 1;
+        assert(io_uring_submit(ring) == 1);
+    }
+    for (int i = 0; i < own; i++) {
+        while (io_uring_peek_cqe(ring, &cqe) != 0) {
+            usleep(100); /* not a wait that guard would take for one */
+        }
+        assert(cqe->user_data <= 1);
+        if (cqe->user_data == 0) {
+            printf("%d\n", cqe->res);
+        }
+        assert(cqe->user_data == 1 || ending == CANCEL || cqe->res < 0);
+        seen[cqe->user_data]++;
+        io_uring_cqe_seen(ring, cqe);
+    }
+    usleep(20000); /* longer than any delay: nothing else is to come */
+    assert(io_uring_peek_cqe(ring, &cqe) != 0);
+    assert(seen[0] == 1 && seen[1] == own - 1);
+}
+
+static __attribute__((noinline)) void descend(struct io_uring *ring, unsigned levels,
+                                              enum ending ending)
+{
+    static char buffer[BLOCK];
+    struct io_uring_cqe *cqe;
+    struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+
+    if (levels == 0) {
+        one_completion(ring, sqe, ending);
+        return;
+    }
+    io_uring_prep_read(sqe, file, buffer, BLOCK, 0);
+    assert(io_uring_submit(ring) == 1);
+    while (io_uring_peek_cqe(ring, &cqe) != 0) {
+        usleep(100);
+    }
+    assert(cqe->res == BLOCK);
+    io_uring_cqe_seen(ring, cqe);
+    descend(ring, levels - 1, ending);
+    __asm__ volatile("" ::: "memory"); /* no tail call */
+}
+
+static void ends(enum ending ending)
+{
+    struct io_uring ring;
+
+    assert(io_uring_queue_init(ENTRIES, &ring, 0) == 0);
+    for (unsigned levels = 0; levels < 20; levels++) {
+        descend(&ring, levels, ending);
+    }
+    io_uring_queue_exit(&ring);
+}
+
+static void with_bad_requests(void)
+{
+    ends(FAULT);
+}
+
+static void with_cancelled_requests(void)
+{
+    ends(CANCEL);
+}
+
 /* A tree is walked in depth, and each node read before its children. */
 static void walk(struct io_uring *ring, unsigned level, unsigned *nodes)
 {
@@ -381,6 +461,8 @@ static const struct {
     {"sqpoll", polled_by_the_kernel},
     {"deferred", with_deferred_completions},
     {"chains", with_chains},
+    {"bad", with_bad_requests},
+    {"cancelled", with_cancelled_requests},
     {"tree", a_tree},
     {"loop", in_a_loop},
 };

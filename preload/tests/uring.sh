@@ -43,6 +43,18 @@ ok "by one issuer, with registered files" bounded registered 8
 ok "more requests than there is room for delays" bounded full 8
 ok "on a kernel that has no silent delays" bounded old-kernel 8
 
+# Each completes once, deep down or not.
+once() {
+    local test
+    for test in bad cancelled; do
+        timeout "$limit" "$program" "$dir" "$test"
+        under guard "$program" "$dir" "$test"
+        numbers 20 '[1-9][0-9]*'
+        says guard
+    done
+}
+ok "requests that are bad or cancelled complete once" once
+
 # unchanged TEST: guard only looks.
 unchanged() {
     under guard "$program" "$dir" "$1"

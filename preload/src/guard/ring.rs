@@ -107,8 +107,10 @@ impl Sqe {
         is_plain && self.flags & !(SQE_FIXED_FILE | SQE_ASYNC) == 0
     }
 
-    /// Lets the entry behind it begin after `delay`, and completes in silence.
-    fn wait(delay: &'static Delay) -> Self {
+    /// Lets `request` behind it begin after `delay`, and completes in silence. If it fails, or the
+    /// kernel does not like the request, it is the other way round: its own completion is the only
+    /// one, and so the request's.
+    fn wait(delay: &'static Delay, request: &Self) -> Self {
         Self {
             opcode: OP_TIMEOUT,
             flags: SQE_LINK | SQE_SKIP_SUCCESS,
@@ -116,8 +118,7 @@ impl Sqe {
             address: (&raw const *delay).addr() as u64,
             length: 1,
             op_flags: TIMEOUT_ETIME_SUCCESS,
-            // Of nobody's, and nobody gets to see it.
-            user_data: (&raw const *delay).addr() as u64,
+            user_data: request.user_data,
             ..Self::default()
         }
     }
@@ -197,7 +198,7 @@ impl Pending {
             unsafe {
                 let sqe = self.sqe(distance).read();
                 self.sqe(2 * distance + 1).write(sqe);
-                self.sqe(2 * distance).write(Sqe::wait(delay));
+                self.sqe(2 * distance).write(Sqe::wait(delay, &sqe));
             }
         }
         self.set_filled(2 * self.count);
