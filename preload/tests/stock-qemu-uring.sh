@@ -77,6 +77,24 @@ else
     skip "engine: the executable's io_uring is taken over" "qemu-img $version has no states to take over"
 fi
 
+# Without io_uring QEMU takes its threads, and says so.
+denied() {
+    under "$1" "$HELPERS/no-io-uring" "${bench[@]}" -c 1000 -d 8 "$sparse"
+    cat "$dir/stats"
+    grep -q 'falling back to thread pool: .*Operation not permitted' "$dir/stats"
+    [[ $(wc -l <"$dir/stats") == 2 ]]
+    grep -q ": $1: 0 requests in 0 submissions" "$dir/stats"
+}
+denied_status=0
+"${HELPERS:?the directory of the C programs}/no-io-uring" true || denied_status=$?
+for mode in guard engine; do
+    if ((denied_status == 0)); then
+        ok "$mode: io_uring is denied" denied "$mode"
+    else
+        skip "$mode: io_uring is denied" "this kernel has no seccomp filters"
+    fi
+done
+
 # Two engines in one process, whose submissions nest in each other's.
 both() {
     image mixed.raw 24
