@@ -13,6 +13,8 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 enum {
@@ -96,6 +98,35 @@ static void the_event_loop_sleeps_until_the_kernel_takes_more(void)
         io_finish(refused.rig.ctx, &refused.io, 1);
         CHECK_EQ(refused.io.ret, 0);
         period_end(period);
+        CHECK_EQ(pthread_join(thread, NULL), 0);
+        refused_free(&refused, true);
+    }
+}
+
+/* In front of the library's: a thread that has set its timer is preempted for so long. */
+static useconds_t preempted_us;
+
+int timerfd_settime(int fd, int flags, const struct itimerspec *new, struct itimerspec *old)
+{
+    int ret = (int)syscall(SYS_timerfd_settime, fd, flags, new, old);
+    if (new->it_value.tv_sec || new->it_value.tv_nsec) {
+        usleep(preempted_us);
+    }
+    return ret;
+}
+
+/* It took the timer for not due yet when that had fired, whose edge was then gone: it slept for ever. */
+static void the_timer_fires_before_the_thread_goes_on(void)
+{
+    test_watch(HANG_SECONDS);
+    preempted_us = 30 * 1000;
+    for (int v = 0; v < 2; v++) {
+        pthread_t thread;
+        Refused refused = refused_new(refusals[v]);
+        io_start(refused.rig.state, &refused.io);
+        CHECK_EQ(pthread_create(&thread, NULL, open_valve, NULL), 0);
+        io_finish(refused.rig.ctx, &refused.io, 1);
+        CHECK_EQ(refused.io.ret, 0);
         CHECK_EQ(pthread_join(thread, NULL), 0);
         refused_free(&refused, true);
     }
@@ -333,6 +364,7 @@ static const TestCase cases[] = {
      the_event_loop_sleeps_until_the_kernel_takes_more, HOSTS},
     {"a waiting thread sleeps until the kernel takes more",
      a_waiting_thread_sleeps_until_the_kernel_takes_more, HOST_BUILTIN},
+    {"the timer fires before the thread goes on", the_timer_fires_before_the_thread_goes_on, HOSTS},
     {"a turn without progress says so", a_turn_without_progress_says_so, HOST_BUILTIN},
     {"whoever comes meanwhile does not make it ask", whoever_comes_meanwhile_does_not_make_it_ask,
      HOSTS},
