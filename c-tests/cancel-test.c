@@ -179,6 +179,8 @@ static void *call_all(void *opaque)
 #define CALLED atomic_fetch_add(&calls, 1)
     AioContext *ctx = laio_loop_new();
     CALLED;
+    CHECK_GE(laio_loop_get_fd(ctx), 0);
+    CALLED;
     LinuxAioState *s = laio_init(NULL);
     CALLED;
     laio_attach_aio_context(s, ctx);
@@ -223,7 +225,7 @@ static void a_cancelled_thread_calls_every_function(void)
     test_watch(HANG_SECONDS);
     CHECK_EQ(pthread_create(&thread, NULL, call_all, &waiter), 0);
     CHECK_EQ(pthread_join(thread, NULL), 0);
-    CHECK_EQ(atomic_load(&calls), 12);
+    CHECK_EQ(atomic_load(&calls), 13);
     CHECK_EQ(waiter.io.completions, 2);
     CHECK_EQ(waiter.io.ret, 0);
     CHECK_EQ(test_descriptors(), descriptors);
@@ -237,7 +239,7 @@ static const TestCase cases[] = {
      HOST_BUILTIN},
     {"a thread is cancelled in co_submit", a_thread_is_cancelled_in_co_submit, HOST_BUILTIN},
     {"a thread is cancelled in its event loop", a_thread_is_cancelled_in_its_event_loop,
-     HOST_BUILTIN},
+     HOST_UNASKED},
     {"a thread is cancelled in cleanup", a_thread_is_cancelled_in_cleanup,
      HOST_QEMU | HOST_PLAIN | HOST_MINIMAL | HOST_BUILTIN},
     {"a thread is cancelled in cleanup without room", a_thread_is_cancelled_in_cleanup_without_room,

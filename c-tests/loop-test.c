@@ -297,12 +297,12 @@ static void a_thread_takes_a_loop_while_its_maker_does(void)
 }
 
 static const TestCase cases[] = {
-    {"loops made here are freed by others", loops_made_here_are_freed_by_others, HOST_BUILTIN},
-    {"a loop is freed while its maker lives", a_loop_is_freed_while_its_maker_lives, HOST_BUILTIN},
-    {"loops outlive their makers", loops_outlive_their_makers, HOST_BUILTIN},
-    {"two threads take a loop at once", two_threads_take_a_loop_at_once, HOST_BUILTIN},
+    {"loops made here are freed by others", loops_made_here_are_freed_by_others, HOST_UNASKED},
+    {"a loop is freed while its maker lives", a_loop_is_freed_while_its_maker_lives, HOST_UNASKED},
+    {"loops outlive their makers", loops_outlive_their_makers, HOST_UNASKED},
+    {"two threads take a loop at once", two_threads_take_a_loop_at_once, HOST_UNASKED},
     {"a thread takes a loop while its maker does", a_thread_takes_a_loop_while_its_maker_does,
-     HOST_BUILTIN},
+     HOST_UNASKED},
 };
 
 TEST_MAIN(cases)

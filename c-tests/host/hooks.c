@@ -6,10 +6,15 @@
 #include "host.h"
 #include "loop.h"
 
+#include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Far longer than any request takes: who waits that long waits for ever. */
+enum { HANG_MS = 60 * 1000 };
 
 #define QEMU_LIKE .coroutines = true, .deferral = DEFER_AS_QEMU
 
@@ -24,6 +29,7 @@ const HostVariant host_variants[HOST_VARIANTS] = {
     {.name = "polled", QEMU_LIKE, .delivery = DELIVER_NEVER, .polling = POLL_ONLY},
     {.name = "lock", QEMU_LIKE, .lock = true},
     {.name = "builtin", .builtin = true, .coroutines = true},
+    {.name = "builtin-fd", .builtin = true, .by_fd = true, .coroutines = true},
     {.name = "deaf", QEMU_LIKE, .delivery = DELIVER_NEVER},
     {.name = "deaf-plain", .coroutines = true, .delivery = DELIVER_NEVER},
 };
@@ -132,9 +138,49 @@ void host_start(const HostVariant *variant)
     memset(&ops, 0xff, sizeof(ops));
 }
 
+static int descriptor_of(AioContext *ctx)
+{
+    int fd = laio_loop_get_fd(ctx);
+    if (fd < 0) {
+        fprintf(stderr, "host: laio_loop_get_fd() returns %d\n", fd);
+        abort();
+    }
+    return fd;
+}
+
+static bool readable_within(int fd, int ms)
+{
+    struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
+    int ready;
+    do {
+        ready = poll(&poll_fd, 1, ms);
+    } while (ready < 0 && errno == EINTR);
+    return ready > 0;
+}
+
+/* As a program does that has an event loop of its own: it never looks before the descriptor is
+ * readable. */
+static bool poll_by_fd(AioContext *ctx, bool blocking)
+{
+    int fd = descriptor_of(ctx);
+    while (readable_within(fd, blocking ? HANG_MS : 0)) {
+        if (laio_loop_poll(ctx, false)) {
+            return true;
+        }
+        if (!blocking) {
+            return false;
+        }
+    }
+    return false;
+}
+
 AioContext *host_context_new(void)
 {
-    return host->builtin ? laio_loop_new() : loop_new();
+    AioContext *ctx = host->builtin ? laio_loop_new() : loop_new();
+    if (ctx && host->by_fd) {
+        descriptor_of(ctx);
+    }
+    return ctx;
 }
 
 void host_context_free(AioContext *ctx)
@@ -148,5 +194,8 @@ void host_context_free(AioContext *ctx)
 
 bool host_poll(AioContext *ctx, bool blocking)
 {
+    if (host->by_fd) {
+        return poll_by_fd(ctx, blocking);
+    }
     return host->builtin ? laio_loop_poll(ctx, blocking) : loop_poll(ctx, blocking);
 }

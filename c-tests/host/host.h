@@ -35,6 +35,7 @@ typedef enum HostDeferral {
 typedef struct HostVariant {
     const char *name;
     bool builtin; /* no hooks at all */
+    bool by_fd;   /* and whoever waits does so outside, by laio_loop_get_fd() */
     bool minimal; /* without the optional hooks, `log` and `error_set` among them */
     bool coroutines;
     bool lock; /* as QEMU up to 8.2: completions run under a lock of the context */
@@ -53,11 +54,13 @@ enum {
     HOST_ADAPTIVE = 1 << 5,
     HOST_POLLED = 1 << 6,
     HOST_LOCK = 1 << 7,
-    HOST_BUILTIN = 1 << 8,
-    HOST_DEAF = 1 << 9,        /* the eventfd is never delivered, and nothing polls */
-    HOST_DEAF_PLAIN = 1 << 10, /* the same, without deferral hooks */
+    HOST_UNASKED = 1 << 8, /* the built-in one, of which nobody wants the descriptor */
+    HOST_ASKED = 1 << 9,   /* it, when the program waits by its descriptor */
+    HOST_BUILTIN = HOST_UNASKED | HOST_ASKED,
+    HOST_DEAF = 1 << 10,       /* the eventfd is never delivered, and nothing polls */
+    HOST_DEAF_PLAIN = 1 << 11, /* the same, without deferral hooks */
 };
-#define HOST_VARIANTS 11
+#define HOST_VARIANTS 12
 /* Those that see every completion. */
 #define HOST_HEARING (HOST_DEAF - 1)
 #define HOST_ANY ((1 << HOST_VARIANTS) - 1)

@@ -72,7 +72,10 @@ pub unsafe extern "C" fn bh_new(
 /// `bh` is from [`bh_new`] and not deleted.
 pub unsafe extern "C" fn bh_schedule(bh: *mut QEMUBH) {
     // SAFETY: the caller's promise; its loop's list holds it.
-    unsafe { &*bh.cast::<BottomHalf>() }.scheduled.set(true);
+    let scheduled = unsafe { &*bh.cast::<BottomHalf>() };
+    scheduled.scheduled.set(true);
+    // SAFETY: a loop is not freed while it serves the state whose bottom half this is.
+    unsafe { &*scheduled.owner }.ring();
 }
 
 /// Takes that back.

@@ -5,19 +5,20 @@
 //! A loop is used by one thread, its [`home`]: the one that made it, or the one that uses it first.
 //! While a loop has something to do it makes no system call of its own: bottom halves are flags,
 //! and completions are seen in the mapped ring. It sleeps in epoll, on edges, so that the eventfd
-//! need not be read.
+//! need not be read; or the program does, in an event loop of its own, by the loop's [`mod@descriptor`].
 //!
 //! Nothing here has a destructor that runs when a thread ends: loops are used in atexit handlers and
 //! in destructors of thread-specific data as everywhere else.
 
 mod bottom_half;
+mod descriptor;
 mod home;
 mod notifier;
 mod registry;
 mod turn;
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::rc::Rc;
 use std::sync::atomic::AtomicPtr;
@@ -28,6 +29,7 @@ use laio_engine::process::Process;
 
 use bottom_half::BottomHalf;
 pub use bottom_half::{bh_cancel, bh_delete, bh_new, bh_schedule};
+use descriptor::Bell;
 use home::Home;
 use notifier::Notifier;
 pub use notifier::{first_state, watch};
@@ -41,6 +43,7 @@ pub struct Loop {
     /// not change it.
     process: Process,
     epoll: OwnedFd,
+    bell: Bell,
     bottom_halves: RefCell<Vec<Rc<BottomHalf>>>,
     notifiers: RefCell<Vec<Notifier>>,
     /// Turns of this loop on the stack.
@@ -75,6 +78,7 @@ pub fn new() -> Result<*mut AioContext, Errno> {
         process: Process::current(),
         // SAFETY: the descriptor is new and nobody else's.
         epoll: unsafe { OwnedFd::from_raw_fd(fd) },
+        bell: Bell::default(),
         bottom_halves: RefCell::default(),
         notifiers: RefCell::default(),
         polling: Cell::new(0),
@@ -121,6 +125,20 @@ pub unsafe fn poll(context: *mut AioContext, blocking: bool) -> Result<bool, &'s
         Some(polled) if !polled.process.is_current() => Ok(false),
         Some(polled) if !polled.home.claim() => Err("the event loop belongs to another thread"),
         Some(polled) => Ok(polled.poll(blocking)),
+    }
+}
+
+/// A descriptor that is readable whenever a turn of the loop that does not block would make progress.
+/// It is the loop's own.
+///
+/// # Safety
+///
+/// `context` is null or came from [`new`] and is not freed.
+pub unsafe fn descriptor(context: *mut AioContext) -> Result<RawFd, Errno> {
+    // SAFETY: the caller's promise.
+    match unsafe { Loop::from_context(context) } {
+        None => Err(Errno(libc::EINVAL)),
+        Some(of) => of.descriptor(),
     }
 }
 

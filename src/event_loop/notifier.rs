@@ -46,11 +46,18 @@ impl Loop {
         self.notifiers.borrow().iter().any(expected)
     }
 
+    /// Whether any of them would be served now.
+    pub(super) fn has_ready(&self) -> bool {
+        // SAFETY: as in `expects_any`.
+        let ready = |of: &Notifier| unsafe { (of.handlers.poll)(of.opaque) };
+        self.notifiers.borrow().iter().any(ready)
+    }
+
     fn notifier(&self, index: usize) -> Option<Notifier> {
         self.notifiers.borrow().get(index).copied()
     }
 
-    fn control_epoll(&self, operation: c_int, fd: RawFd) -> Result<(), Errno> {
+    pub(super) fn control_epoll(&self, operation: c_int, fd: RawFd) -> Result<(), Errno> {
         if !self.process.is_current() {
             return Ok(()); // The set is the parent's.
         }

@@ -24,6 +24,14 @@ impl Loop {
     /// One turn, or as many as it takes to make progress.
     pub(super) fn poll(&self, blocking: bool) -> bool {
         let _turn = Turn::enter(self);
+        let progress = self.turn(blocking);
+        // Nested turns too: somebody may wait by the descriptor around each of them.
+        self.settle_descriptor();
+        progress
+    }
+
+    #[inline(always)] // Into its only caller.
+    fn turn(&self, blocking: bool) -> bool {
         loop {
             let progress = self.run_bottom_halves() | self.run_notifiers();
             if progress || !blocking {
@@ -51,6 +59,7 @@ impl Loop {
             let (wait, epoll) = (libc::SYS_epoll_pwait, epoll_of(self));
             libc::syscall(wait, epoll, &raw mut event, 1, milliseconds, no_mask, 0usize);
         }
+        self.bell.forget();
     }
 }
 
@@ -69,6 +78,8 @@ pub fn wait(context: *mut AioContext) {
     };
     if !waiting.poll(true) {
         waiting.sleep(NAP_MILLISECONDS);
+        // The edge that ended it may be another state's, and no turn of this thread's need follow.
+        waiting.settle_descriptor();
     }
 }
 

@@ -2,6 +2,7 @@
 
 //! The built-in event loop.
 
+use std::ffi::c_int;
 use std::ptr;
 
 use laio_engine::host::AioContext;
@@ -53,4 +54,33 @@ pub unsafe extern "C" fn laio_loop_poll(ctx: *mut AioContext, blocking: bool) ->
         report(NAME, reason);
         false
     })
+}
+
+/// Returns a descriptor that is readable whenever laio_loop_poll(ctx, false) would make progress, for
+/// a program that waits in an event loop of its own: it waits there for this descriptor (with poll(2),
+/// epoll, GLib, libuv) and calls laio_loop_poll(ctx, false) when it is readable, once or until that
+/// returns false.
+///
+/// Readable means: completions are there, a bottom half is scheduled (requests are queued, plugged ones
+/// too, or a turn told as many owners as one turn may), or the kernel, which had no room, is to be asked
+/// again. It stays so until a turn has nothing left to do, within a completion as well, so that event
+/// loops may nest. It may become readable though nothing is left to do; then laio_loop_poll() returns
+/// false and it is not readable any more.
+///
+/// The descriptor is the event loop's, and the same for each call. The caller does not read, write or
+/// close it, and stops waiting for it before laio_loop_free(), which closes it. Any thread may call
+/// this at any time until then, and may wait; laio_loop_poll() is for the thread that the event
+/// loop serves. From the first call on a turn costs two system calls more.
+///
+/// A negative errno: -EINVAL if `ctx` is NULL; -ENOTSUP if the program has given hooks, and so has event
+/// loops of its own; -ENOTCONN in the child of a fork, for its parent's event loop; -EMFILE, -ENFILE,
+/// -ENOMEM or -ENOSPC if there is no descriptor to be had, or epoll(7) has reached its limit.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn laio_loop_get_fd(ctx: *mut AioContext) -> c_int {
+    if !host().is_native() {
+        return -libc::ENOTSUP;
+    }
+    let _uncancelled = Uncancelled::enter();
+    // SAFETY: the caller's promise.
+    unsafe { event_loop::descriptor(ctx) }.unwrap_or_else(|errno| -errno.0)
 }

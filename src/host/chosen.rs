@@ -83,9 +83,14 @@ impl ProcessHost {
     /// Refuses, in the name of `function`, what only the library's own host has, where the program
     /// gave hooks.
     pub fn expect_native(self, function: &str) -> bool {
-        if self.0.native.is_none() {
+        if !self.is_native() {
             report(function, "the program has given hooks for its own event loop");
         }
+        self.is_native()
+    }
+
+    /// Whether it is the library's own.
+    pub fn is_native(self) -> bool {
         self.0.native.is_some()
     }
 }

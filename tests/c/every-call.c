@@ -136,6 +136,7 @@ int main(void)
     program.loop = laio_loop_new();
     program.state = laio_init(NULL);
     CHECK(program.loop && program.state);
+    CHECK(laio_loop_get_fd(program.loop) >= 0 && laio_loop_get_fd(NULL) == -EINVAL);
     laio_attach_aio_context(program.state, program.loop);
     if (write_plugged(&program) || read_waiting(&program) || refused(&program)) {
         return 1;
