@@ -15,7 +15,7 @@ usage: tools/check.sh [--quick] [-- MESON-TEST-ARGUMENT...]
 
 Runs every test. With --quick, those that tell soonest: cargo's without the mutations, with 20,000
 simulated scenarios instead of a million and 5 kills, and meson's suites c (with a twentieth of the
-requests), header, bench and tools.
+requests), examples, header, bench and tools.
 END
 }
 
@@ -38,7 +38,7 @@ if $quick; then
         name=$(basename "$name" .rs)
         [[ $name == mutations ]] || cargo_arguments+=(--test "$name")
     done
-    meson_arguments+=(--suite c --suite header --suite bench --suite tools)
+    meson_arguments+=(--suite c --suite examples --suite header --suite bench --suite tools)
 fi
 
 meson_setup() {

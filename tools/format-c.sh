@@ -20,7 +20,7 @@ parse check "$@"
 files=("${arguments[@]}")
 if ((${#files[@]} == 0)); then
     # The header comes out of cbindgen.
-    mapfile -t files < <(git ls-files '*.c' '*.h' ':!include')
+    mapfile -t files < <(git ls-files '*.c' '*.cpp' '*.h' ':!include')
 fi
 # Versions differ in what they make of the same options: the one of .clang-format, if it is there.
 clang_format=clang-format-14

@@ -12,8 +12,8 @@ Usage: tools/install-deps.sh PURPOSE...
 
   build      a C compiler and linker, for the library and laio-bench
   install    all that, meson, ninja, pkg-config and python3
-  check      all that, what the tests are built with (a C++ compiler, the headers of GLib, libaio and
-             liburing), and valgrind
+  check      all that, what the tests and examples are built with (a C++ compiler, the headers of GLib,
+             libuv, libaio and liburing), and valgrind
   qemu       what QEMU's tools are built with, dpkg-dev to fetch their source, and valgrind
   bench      fio, valgrind, the headers of liburing, and matplotlib
   pictures   graphviz, to draw those of the documentation again
@@ -27,8 +27,9 @@ END
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
-has_glib_headers() {
-    if has pkg-config; then pkg-config --exists glib-2.0; else return 1; fi
+# There is a library that pkg-config knows by this name.
+has_library() {
+    if has pkg-config; then pkg-config --exists "$1"; else return 1; fi
 }
 
 # Not through a pipe: a compiler that answers before it has read everything would count as a failure.
@@ -74,7 +75,8 @@ collect() {
     check)
         collect install
         need has c++ -- g++
-        need has_glib_headers -- libglib2.0-dev
+        need has_library glib-2.0 -- libglib2.0-dev
+        need has_library libuv -- libuv1-dev
         need has valgrind -- valgrind
         need has_header libaio.h -- libaio-dev
         need has_header liburing.h -- liburing-dev
@@ -88,7 +90,7 @@ collect() {
         need has pkg-config -- pkg-config
         need has python3 -- python3
         need has_venv -- python3-venv
-        need has_glib_headers -- libglib2.0-dev
+        need has_library glib-2.0 -- libglib2.0-dev
         need has_header zlib.h -- zlib1g-dev
         need has_header liburing.h -- liburing-dev
         need has_header libaio.h -- libaio-dev
