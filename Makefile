@@ -26,7 +26,7 @@ help:
 	@echo '              scenarios of the simulator; meson test --suite c (scaled down), examples, header, bench, tools'
 	@echo 'make lint     what CI says of the sources without running them'
 	@echo 'make check    every test, many minutes: all of cargo test, and meson test with its suites'
-	@echo '              c, faults, valgrind, examples, header, preload, bench, tools'
+	@echo '              c, faults, valgrind, examples, programs, header, preload, bench, tools'
 	@echo 'make soak     looks for bugs for longer: SECONDS=$(SECONDS) for each of several ways'
 	@echo 'make check-qemu  builds QEMU 7.2, 10.0 and 10.2 on the library and tests their tools'
 	@echo 'make bench-qemu  QEMU on the library against QEMU as it is: time and instructions'

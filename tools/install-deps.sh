@@ -13,7 +13,8 @@ Usage: tools/install-deps.sh PURPOSE...
   build      a C compiler and linker, for the library and laio-bench
   install    all that, meson, ninja, pkg-config and python3
   check      all that, what the tests and examples are built with (a C++ compiler, the headers of GLib,
-             libuv, libaio and liburing), and valgrind
+             libuv, libaio, liburing and nbdkit), and what they are run with (valgrind, nbdkit and clients of
+             it: nbdcopy, QEMU's tools, fio)
   qemu       what QEMU's tools are built with, dpkg-dev to fetch their source, and valgrind
   bench      fio, valgrind, the headers of liburing, and matplotlib
   pictures   graphviz, to draw those of the documentation again
@@ -80,6 +81,11 @@ collect() {
         need has valgrind -- valgrind
         need has_header libaio.h -- libaio-dev
         need has_header liburing.h -- liburing-dev
+        need has_library nbdkit -- nbdkit-plugin-dev
+        need has nbdkit -- nbdkit
+        need has nbdcopy -- libnbd-bin
+        need has qemu-img -- qemu-utils
+        need has fio -- fio
         ;;
     qemu)
         collect build
