@@ -8,14 +8,9 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=tools/lib/cli.sh
 source "$here/../tools/lib/cli.sh"
+# shellcheck source=tools/lib/source-package.sh
+source "$here/../tools/lib/source-package.sh"
 
-# The first Debian archive that this machine is set up for.
-configured_mirror() {
-    # shellcheck disable=SC2016 # for apt-get
-    apt-get indextargets --format '$(REPO_URI)' 2>/dev/null | grep -m 1 -E '/debian/?$' || true
-}
-
-mirror=${LAIO_DEBIAN_MIRROR:-$(configured_mirror)}
 # Newest last: a version is looked for in the suite where it is expected, and then from the left.
 all_suites=(bookworm bookworm-backports trixie trixie-backports forky sid)
 
@@ -47,33 +42,6 @@ scratch=$(mktemp -d "$dir.fetch-XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 # apt drops its privileges for downloads, and then must get through.
 chmod 755 "$scratch"
-
-# apt with package lists of its own: those of one suite.
-private_apt() {
-    local tool=$1 suite=$2
-    shift 2
-    "$tool" -q \
-        -o Dir::Etc::sourcelist="$scratch/$suite/sources.list" -o Dir::Etc::sourceparts=- \
-        -o Dir::State="$scratch/$suite/state" -o Dir::State::status=/dev/null \
-        -o Dir::Cache="$scratch/$suite/cache" -o APT::Sandbox::User= \
-        -o Acquire::Retries=3 -o Acquire::Languages=none "$@"
-}
-
-# Whether the suite's lists are here now.
-update() {
-    local suite=$1
-    [[ ! -e $scratch/$suite/ready ]] || return 0
-    mkdir -p "$scratch/$suite/state/lists/partial" "$scratch/$suite/cache/archives/partial"
-    echo "deb-src $mirror $suite main" >"$scratch/$suite/sources.list"
-    if private_apt apt-get "$suite" -o APT::Update::Error-Mode=any update \
-        >"$scratch/$suite/log" 2>&1; then
-        touch "$scratch/$suite/ready"
-        return 0
-    fi
-    grep -E '^(E|W|Err)' "$scratch/$suite/log" | head -n 3 >&2 || true
-    echo "fetch.sh: the suite $suite of $mirror cannot be read" >&2
-    return 1
-}
 
 # Prints the suite's full version of qemu that is `wanted`, if it has one.
 matching_version() {

@@ -14,7 +14,7 @@ Usage: tools/install-deps.sh PURPOSE...
   install    all that, meson, ninja, pkg-config and python3
   check      all that, what the tests and examples are built with (a C++ compiler, the headers of GLib,
              libuv, libaio, liburing and nbdkit), and what they are run with (valgrind, nbdkit and clients of
-             it: nbdcopy, QEMU's tools, fio)
+             it: nbdcopy, QEMU's tools, fio), and dpkg-dev to fetch fio's headers
   qemu       what QEMU's tools are built with, dpkg-dev to fetch their source, and valgrind
   bench      fio, valgrind, the headers of liburing, and matplotlib
   pictures   graphviz, to draw those of the documentation again
@@ -86,6 +86,7 @@ collect() {
         need has nbdcopy -- libnbd-bin
         need has qemu-img -- qemu-utils
         need has fio -- fio
+        need has dpkg-source -- dpkg-dev
         ;;
     qemu)
         collect build
