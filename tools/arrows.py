@@ -39,7 +39,7 @@ MAY_NAME = {
         'ffi': 'host event_loop engine::c_entry engine::depth engine::host engine::kernel '
                'engine::qiov engine::request engine::state engine::stats engine::wait',
         'host': 'event_loop engine::errno engine::host',
-        'event_loop': 'engine::depth engine::errno engine::host engine::process',
+        'event_loop': 'engine::depth engine::errno engine::host engine::process engine::wait',
     }),
     'preload': ('preload/src', {
         '(root)': 'guard liburing say settings stats takeover',

@@ -4,8 +4,10 @@
 
 use std::cell::Cell;
 use std::ptr;
+use std::time::Duration;
 
 use laio_engine::host::AioContext;
+use laio_engine::wait::for_a_while;
 
 use super::{Loop, epoll_of};
 
@@ -76,7 +78,11 @@ pub fn wait(context: *mut AioContext) {
     let Some(waiting) = (unsafe { Loop::from_context(context) }) else {
         return;
     };
-    if !waiting.poll(true) {
+    if !waiting.process.is_current() {
+        // The child of a fork, made within a completion. What it waits for is its parent's, and so is
+        // the set: to sleep in it takes the parent's edges.
+        for_a_while(Duration::from_millis(NAP_MILLISECONDS as u64));
+    } else if !waiting.poll(true) {
         waiting.sleep(NAP_MILLISECONDS);
         // The edge that ended it may be another state's, and no turn of this thread's need follow.
         waiting.settle_descriptor();
