@@ -71,8 +71,8 @@ unsigned laio_state_kernel(const LinuxAioState *s)
     return LAIO_KERNEL_LINUX_AIO;
 }
 
-int laio_state_submit(LinuxAioState *s, int fd, uint64_t offset, const struct iovec *iov, int iovcnt,
-                      int type, BdrvRequestFlags flags, uint64_t dev_max_batch,
+int laio_state_submit(LinuxAioState *s, int fd, uint64_t offset, const struct iovec *iov,
+                      int iovcnt, int type, BdrvRequestFlags flags, uint64_t dev_max_batch,
                       LaioCompletionFunc *cb, void *opaque)
 {
     Request *request;

@@ -53,8 +53,8 @@ unsigned laio_state_kernel(const LinuxAioState *s)
     return LAIO_KERNEL_IO_URING;
 }
 
-int laio_state_submit(LinuxAioState *s, int fd, uint64_t offset, const struct iovec *iov, int iovcnt,
-                      int type, BdrvRequestFlags flags, uint64_t dev_max_batch,
+int laio_state_submit(LinuxAioState *s, int fd, uint64_t offset, const struct iovec *iov,
+                      int iovcnt, int type, BdrvRequestFlags flags, uint64_t dev_max_batch,
                       LaioCompletionFunc *cb, void *opaque)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(&s->ring);
