@@ -43,7 +43,7 @@ said() { # STATUS FILE PATTERN
 # is NAME STATUS FILE PATTERN
 is() { ok "$1" said "${@:2}"; }
 
-tools=(cargo cc c++ python3 meson ninja pkg-config valgrind)
+tools=(cargo cc c++ python3 meson ninja pkg-config valgrind nbdkit nbdcopy qemu-img fio dpkg-source)
 line='missing; type: sudo apt-get install -y --no-install-recommends'
 
 path "${tools[@]}"
@@ -58,7 +58,8 @@ user 1000
 apt_get 'exit 0'
 run check
 is 'without root or sudo: the line to type' 1 err \
-    "$line gcc libc6-dev python3 meson ninja-build pkg-config g\\+\\+ libglib2.0-dev valgrind libaio-dev\$"
+    "$line gcc libc6-dev python3 meson ninja-build pkg-config g\\+\\+ libglib2.0-dev libuv1-dev valgrind libaio-dev \
+liburing-dev nbdkit-plugin-dev nbdkit libnbd-bin qemu-utils fio dpkg-dev\$"
 is 'and one line only' 1 err '^install-deps.sh'
 [[ $(wc -l <"$dir/err") -eq 1 ]] || status=2
 [[ -s $dir/calls ]] && status=3
@@ -87,6 +88,7 @@ is 'root installs, for several purposes at once, each package once' 0 calls \
     '^apt-get install -y --no-install-recommends gcc libc6-dev fio valgrind liburing-dev( python3-matplotlib)?$'
 
 path "${tools[@]}"
+rm "$dir/bin/fio"
 user 0
 apt_get "[[ \$1 == update ]] && : >'$dir/updated'; [[ -e '$dir/updated' ]]"
 rm -f "$dir/updated"
