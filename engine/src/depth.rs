@@ -50,6 +50,12 @@ impl Thread {
         self.left.get() != 0
     }
 
+    /// No more owners are told by this entry.
+    #[cold]
+    pub fn spend(&self) {
+        self.left.set(0);
+    }
+
     /// An owner is about to be told.
     #[inline(always)]
     pub fn tell(&self) {

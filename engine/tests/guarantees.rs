@@ -495,6 +495,50 @@ fn an_entry_from_the_event_loop_looks_at_nothing_before_it_has_the_lock() {
     assert_eq!(state.stats().bh_resumptions, 0, "counted what the other thread had submitted");
 }
 
+/// An owner forks, and the child returns into the engine with more completions in the ring: they are
+/// its parent's.
+#[test]
+fn a_child_that_returns_from_a_callback_leaves_the_rest_to_its_parent() {
+    for host in both_kinds_of_hosts() {
+        let (state, script) = attached(host);
+        let kernel = Rc::clone(&script);
+        let forks = Request::new(move |_| kernel.inherited.set(true));
+        let (second, third) = (Request::new(ignore), Request::new(ignore));
+        for request in [forks, second, third] {
+            request.submit(state, 0);
+        }
+        script.complete(BLOCK as i64);
+        script.complete(BLOCK as i64);
+        // Once more, for what its parent's event loop may run there later.
+        for _ in 0..2 {
+            host.turn();
+            assert!(forks.is_done() && !second.is_done() && !third.is_done());
+            assert_eq!((script.completions(), script.in_flight()), (1, 1));
+        }
+    }
+}
+
+/// The same of a request that io_submit(2) refused, with others behind it in the queue.
+#[test]
+fn a_child_that_returns_from_the_callback_of_a_failure_submits_nothing() {
+    for host in both_kinds_of_hosts() {
+        let (state, script) = attached(host);
+        let kernel = Rc::clone(&script);
+        let before = Request::new(ignore);
+        before.submit(state, 0);
+        script.complete(BLOCK as i64);
+        script.answers.borrow_mut().push_back(Err(libc::EBADF));
+        let fails = Request::new(move |_| kernel.inherited.set(true));
+        let after = Request::new(ignore);
+        state.plug();
+        fails.submit(state, 0);
+        after.submit(state, 0);
+        assert!(state.unplug(0));
+        assert!(fails.is_done() && !before.is_done() && !after.is_done());
+        assert_eq!((script.completions(), script.in_flight()), (1, 0));
+    }
+}
+
 /// The host has the state's address until the section ends.
 #[test]
 fn cleanup_is_refused_while_a_deferred_call_is_pending() {

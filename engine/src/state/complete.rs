@@ -27,6 +27,10 @@ impl<K: Kernel, H: Host> State<K, H> {
             let Some(Completion { token, res }) = self.kernel.reap() else { return };
             self.in_flight.set(left);
             self.complete(Request::of_token(token), res, round);
+            // The owner may have forked, and this be the child: the rest is its parent's.
+            if self.in_flight.get() > 0 && self.kernel.is_inherited() {
+                return;
+            }
         }
         debug_assert!(!self.kernel.has_completions(), "a completion of nothing");
     }

@@ -111,6 +111,10 @@ impl<K: Kernel, H: Host> State<K, H> {
             // SAFETY: queued, so it is a request's, which is not complete.
             let token = unsafe { (*entry).token() };
             self.complete(Request::of_token(token), errno.negative().into(), round);
+            // As after any other owner: see `reap`.
+            if self.kernel.is_inherited() {
+                round.thread().spend();
+            }
         }
     }
 }

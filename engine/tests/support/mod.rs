@@ -331,6 +331,11 @@ impl Script {
         assert_eq!(wrote, 8);
     }
 
+    /// Completions that nobody has reaped.
+    pub fn completions(&self) -> usize {
+        self.ring.borrow().len()
+    }
+
     pub fn in_flight(&self) -> usize {
         self.in_flight.borrow().len()
     }
