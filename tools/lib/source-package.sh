@@ -1,5 +1,5 @@
-# Debian's source packages, for scripts to source after cli.sh, with package lists apart from the
-# system's. Who sources it sets `scratch` to a directory before it calls private_apt() or update().
+# Debian's packages, of sources and others, for scripts to source after cli.sh, with package lists
+# apart from the system's. Who sources it sets `scratch` to a directory before it calls private_apt() or update().
 #
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
@@ -24,12 +24,12 @@ private_apt() {
         -o Acquire::Retries=3 -o Acquire::Languages=none "$@"
 }
 
-# Whether the suite's lists are here now.
+# update SUITE [TYPE]: whether the suite's lists are here now, of TYPE deb-src unless it says deb.
 update() {
-    local suite=$1
+    local suite=$1 type=${2:-deb-src}
     [[ ! -e $scratch/$suite/ready ]] || return 0
     mkdir -p "$scratch/$suite/state/lists/partial" "$scratch/$suite/cache/archives/partial"
-    echo "deb-src $mirror $suite main" >"$scratch/$suite/sources.list"
+    echo "$type $mirror $suite main" >"$scratch/$suite/sources.list"
     if private_apt apt-get "$suite" -o APT::Update::Error-Mode=any update \
         >"$scratch/$suite/log" 2>&1; then
         touch "$scratch/$suite/ready"
