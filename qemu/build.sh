@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds qemu-img, qemu-io, qemu-nbd and qemu-storage-daemon with liblaio, in TREE/build.
+# Builds qemu-img, qemu-io, qemu-nbd and qemu-storage-daemon with liblaio, in TREE/build, and on demand
+# an emulator.
 #
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
@@ -14,6 +15,7 @@ usage: qemu/build.sh [OPTION...] TREE [-- CONFIGURE-OPTION...]
 
 Applies qemu/apply.sh to the QEMU source tree TREE and builds its four tools in TREE/build.
 
+  --emulator         build qemu-system-x86_64 as well, with the devices that qemu/emulator.mak names
   --static           link liblaio.a instead of liblaio.so; may be changed from build to build
   --laio-prefix DIR  use the laio that is installed below DIR (DIR/lib*/pkgconfig/laio.pc) instead
                      of this project's own, which is built first
@@ -24,11 +26,12 @@ What follows -- is for QEMU's configure, the first time; other features are off.
 END
 }
 
+emulator=false
 static=false
 unpatched=false
 laio_prefix=
 jobs=$(nproc)
-parse 'static unpatched laio-prefix= jobs=' "$@"
+parse 'emulator static unpatched laio-prefix= jobs=' "$@"
 takes 1 'one tree'
 tree=${arguments[0]}
 features=("${rest[@]}")
@@ -44,11 +47,19 @@ build=$tree/build
 tools=(qemu-img qemu-io qemu-nbd storage-daemon/qemu-storage-daemon)
 kind=laio
 [[ $mode != unpatched ]] || kind=unpatched
+system=(--disable-system)
+if $emulator; then
+    kind+=-emulator
+    tools+=(qemu-system-x86_64)
+    # The name of a file in the tree, which QEMU's configure looks up.
+    system=(--target-list=x86_64-softmmu --without-default-devices --with-devices-x86_64=laio
+        --enable-tcg --enable-kvm --disable-fdt)
+fi
 
 if [[ -e $build && $(cat "$build/laio-kind" 2>/dev/null) != "$kind" ]]; then
     die "$build is there already and is not a build of this kind; move it away, or take another tree"
 fi
-if [[ $kind == unpatched && -e $tree/block/laio-host.c ]]; then
+if [[ $mode == unpatched && -e $tree/block/laio-host.c ]]; then
     die "$tree is patched; run apply.sh --revert $tree first"
 fi
 
@@ -113,12 +124,13 @@ make_python() {
 configure() {
     echo "$kind" >"$build/laio-kind"
     [[ -x $build/laio-python/bin/meson ]] || make_python
+    ! $emulator || cp "$here/emulator.mak" "$tree/configs/devices/x86_64-softmmu/laio.mak"
     (cd "$build" &&
         PATH=$build/laio-python/bin:$PATH \
             PKG_CONFIG_PATH=$tree/.laio/pkgconfig${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH} \
             ../configure --without-default-features --enable-tools --enable-linux-aio \
-            --enable-linux-io-uring --disable-system --disable-user --disable-docs \
-            --disable-install-blobs "${features[@]}" >laio-configure.log 2>&1) || {
+            --enable-linux-io-uring --disable-user --disable-docs --disable-install-blobs \
+            "${system[@]}" "${features[@]}" >laio-configure.log 2>&1) || {
         tail -n 5 "$build/laio-configure.log" >&2
         die "QEMU's configure failed; see $build/laio-configure.log"
     }
@@ -137,7 +149,7 @@ reconfigure() {
     rm -f "$build/laio-reconfigure"
 }
 
-if [[ $kind == laio ]]; then
+if [[ $mode != unpatched ]]; then
     "$here/apply.sh" "$tree"
     if [[ -n $laio_prefix ]]; then use_installed_library; else use_own_library; fi
 fi
