@@ -49,6 +49,10 @@ meson() { # RESULT OUTPUT
         stdout=sys.argv[2].encode().decode("unicode_escape"))))' "$1" "$2"
 }
 
+printf '1..2\nok 1 - a\nok 2 - b # SKIP no root\n1..1\nok 1 - a\n' >plain
+counts 'TAP of several programs adds up' 0 '2 passed, 0 failed' --tap plain
+printf '1..3\nok 1 - a\n' >plainshort
+counts 'what TAP planned and did not run has failed' 1 '1 passed, 2 failed' --tap plainshort
 meson OK '1..3\nok 1 a\nok 2 - b\nok 3\n' >tap
 counts 'subtests count' 0 '3 passed, 0 failed' --meson tap
 counts 'cargo and meson add up' 0 '18 passed, 0 failed' --cargo good --meson tap
