@@ -18,7 +18,7 @@ demo_bench = $(BUILD_DIR)/demo/laio-bench
 floor = $(CC) -std=gnu11 $(CFLAGS) -D_GNU_SOURCE -Iinclude $(bench_sources) bench/floor.c -o $(demo_bench)-floor
 bench_sources = $(addprefix bench/,laio-bench.c options.c report.c workload.c histogram.c pattern.c)
 
-.PHONY: help all demo demo-build check quick lint check-qemu bench bench-qemu check-fio soak header pictures install clean
+.PHONY: help all demo demo-build check quick lint check-qemu check-vm bench bench-qemu check-fio soak header pictures install clean
 
 help:
 	@echo 'make demo     a million completions that would each nest, on a sparse image: see it work'
@@ -30,6 +30,7 @@ help:
 	@echo 'make soak     looks for bugs for longer: SECONDS=$(SECONDS) for each of several ways'
 	@echo 'make check-qemu  builds QEMU 7.2, 10.0 and 10.2 on the library and tests their tools'
 	@echo 'make check-fio  the engine for fio against libaio in some hundred verify jobs, half an hour'
+	@echo 'make check-vm  guests on the library, and the library in guests: a short set; FULL=1 for every case'
 	@echo 'make bench-qemu  QEMU on the library against QEMU as it is: time and instructions'
 	@echo 'make all      build the library and the C programs into $(BUILD_DIR)/'
 	@echo 'make bench    liblaio against bare loops and fio on the same files; BENCH_ARGS="--reps 3 --into NAME"'
@@ -101,6 +102,9 @@ check-qemu:
 check-fio: $(BUILD_DIR)/build.ninja
 	meson compile -C $(BUILD_DIR) liblaio
 	LAIO_TEST_DIR=$(BUILD_DIR) programs/fio/test-engine.sh --all $(BUILD_DIR)
+
+check-vm:
+	tools/check-vm.sh $(if $(FULL),--full)
 
 bench-qemu:
 	tools/install-deps.sh install qemu

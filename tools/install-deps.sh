@@ -18,6 +18,7 @@ Usage: tools/install-deps.sh PURPOSE...
   qemu       what QEMU's tools are built with, dpkg-dev to fetch their source, and valgrind
   bench      fio, valgrind, the headers of liburing, and matplotlib
   pictures   graphviz, to draw those of the documentation again
+  vm         what guests are made with (cpio, kmod, xz, device mapper), and file systems for their disks
   ci         clang-format and shellcheck, which CI runs over the sources
   bindings   libclang, to regenerate the kernel bindings (nobody else needs it)
 
@@ -32,6 +33,9 @@ has() { command -v "$1" >/dev/null 2>&1; }
 has_library() {
     if has pkg-config; then pkg-config --exists "$1"; else return 1; fi
 }
+
+# What is for root alone may be where a user's PATH does not lead.
+has_admin() { has "$1" || [[ -x /usr/sbin/$1 || -x /sbin/$1 ]]; }
 
 # Not through a pipe: a compiler that answers before it has read everything would count as a failure.
 has_header() { cc -E - <<<"#include <$1>" >/dev/null 2>&1; }
@@ -102,6 +106,20 @@ collect() {
         need has_header liburing.h -- liburing-dev
         need has_header libaio.h -- libaio-dev
         need has valgrind -- valgrind
+        ;;
+    vm)
+        need has dpkg-source -- dpkg-dev
+        need has cpio -- cpio
+        need has_admin depmod -- kmod
+        need has xz -- xz-utils
+        need has zstd -- zstd
+        need has_admin mkfs.ext4 -- e2fsprogs
+        need has_admin mkfs.xfs -- xfsprogs
+        need has_admin mkfs.btrfs -- btrfs-progs
+        need has_admin mkfs.f2fs -- f2fs-tools
+        need has_admin mkfs.vfat -- dosfstools
+        need has_admin dmsetup -- dmsetup
+        need has_venv -- python3-venv
         ;;
     bench)
         collect build

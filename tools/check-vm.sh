@@ -1,0 +1,134 @@
+#!/usr/bin/env bash
+# Guests on the library, and the library in guests (make check-vm): fetches kernels and QEMU, builds the
+# emulator, and runs the cases of vm/. The last line counts the tests.
+#
+# SPDX-License-Identifier: MIT OR Apache-2.0
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=tools/lib/cli.sh
+source tools/lib/cli.sh
+
+usage() {
+    cat <<'END'
+usage: tools/check-vm.sh [OPTION...] [CASE...]
+
+Runs the short set of cases, or those named (patterns like 'jobs/*' are names, too).
+
+  --full         every case
+  --own-engine   the emulator with QEMU's own block/linux-aio.c instead, to compare with
+  --both         with laio, then with QEMU's own
+  --list         show the cases, and run none
+  --keep         keep what a case made even if it passed, in BUILD_DIR/vm/cases
+  --jobs N       so many at a time; the processors, unless said
+  --accel A      tcg or kvm; unless said, kvm where a guest boots with it
+END
+}
+
+full=false
+own_engine=false
+both=false
+list=false
+keep=false
+jobs=
+accel=
+parse 'full own-engine both list keep jobs= accel=' "$@"
+
+root=${BUILD_DIR:-build}/vm
+mkdir -p "$root"
+root=$(realpath "$root")
+# The usual kernel last: it is the one that everything uses.
+suites=(bookworm trixie)
+! $full || suites=(bullseye bookworm sid trixie)
+# One named case may want any of them.
+((${#arguments[@]} == 0)) || suites=(bullseye bookworm sid trixie)
+
+have() { # FILE COMMAND [ARGUMENT...]
+    local what=$1
+    shift
+    [[ -e $what ]] || "$@"
+}
+
+firmware() {
+    vm/fetch.sh trixie "$root/packages" busybox-static seabios qemu-system-data
+}
+
+# emulator TREE [OPTION...]: built again only where something changed.
+emulator() {
+    local tree=$1
+    shift
+    have "$tree" qemu/fetch.sh 10.0 "$tree"
+    qemu/build.sh --emulator "$@" "$tree"
+}
+
+python_environment() {
+    local python=python3
+    [[ ! -x /usr/bin/python3 ]] || python=/usr/bin/python3
+    [[ -x $root/python/bin/python ]] || "$python" -m venv "$root/python"
+    "$root/python/bin/pip" install --quiet --disable-pip-version-check -r vm/requirements.txt
+}
+
+# What the library's own tests need inside, beside what every guest has.
+programs() {
+    local build=$root/c-tests
+    [[ -f $build/build.ninja ]] || meson setup "$build" >"$root/meson.log"
+    meson compile -C "$build" >>"$root/meson.log" 2>&1 || {
+        tail -n 20 "$root/meson.log"
+        die 'the C tests could not be built'
+    }
+    cc -O2 -Wall -Wextra -D_GNU_SOURCE -static -o "$root/vm-records" vm/guest/records.c
+    vm/library-initramfs.sh "$build" "$root/library.cpio"
+}
+
+guests() {
+    local suite
+    for suite in "${suites[@]}"; do
+        have "$root/kernel-$suite" vm/fetch.sh "$suite" "$root/kernel-$suite" linux-image-amd64 ||
+            { echo "check-vm.sh: the kernel of $suite is not to be had"; continue; }
+        vm/initramfs.sh "$root/kernel-$suite" "$root/guest-$suite" \
+            "$root/packages/usr/bin/busybox" "$root/fio" "$root/vm-records"
+    done
+}
+
+# engine [OPTION...]: runs the cases with one engine.
+engine() {
+    local options=()
+    ! $full || options+=(--full)
+    ! $list || options+=(--list)
+    ! $keep || options+=(--keep)
+    [[ -z $jobs ]] || options+=(--jobs "$jobs")
+    [[ -z $accel ]] || options+=(--accel "$accel")
+    # From where the sockets have short names.
+    (cd vm && PYTHONDONTWRITEBYTECODE=1 "$root/python/bin/python" -m lab --root "$root" \
+        "${options[@]}" "$@" "${arguments[@]}")
+}
+
+exec {lock}>"$root/lock"
+flock "$lock"
+tools/install-deps.sh check qemu vm
+python_environment
+if $list; then
+    engine
+    exit 0
+fi
+have "$root/packages" firmware
+mkdir -p "$root/firmware"
+for file in bios-256k.bin linuxboot_dma.bin kvmvapic.bin; do
+    cp "$(find "$root/packages" -name "$file" -print -quit)" "$root/firmware/"
+done
+have "$root/fio" vm/build-fio.sh bookworm "$root/fio"
+programs
+guests
+status=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! $own_engine; then
+    emulator "$root/qemu"
+    engine | tee -a "$log" || status=1
+fi
+if $own_engine || $both; then
+    emulator "$root/qemu-own" --unpatched
+    engine --own-engine | tee -a "$log" || status=1
+fi
+tools/count-tests --tap "$log" || status=1
+exit "$status"

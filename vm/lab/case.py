@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""What a case is, and the list of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .bench import Bench
+
+Body = Callable[['Bench'], Awaitable[None]]
+
+
+class Failure(Exception):
+    """What was seen is not what has to be."""
+
+
+class Skip(Exception):
+    """The case cannot run here, and why."""
+
+
+def check(condition: object, what: str) -> None:
+    if not condition:
+        raise Failure(what)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A test. `limit` is in seconds, and only there for hangs. A case that is about the library inside
+    of a guest is the same with every engine of the emulator, and runs on one."""
+
+    name: str
+    body: Body
+    limit: float
+    short: bool
+    inside: bool
+    kernel: str
+
+    @property
+    def theme(self) -> str:
+        return self.name.split('/')[0]
+
+
+CASES: dict[str, Case] = {}
+
+
+def case(
+    name: str,
+    *,
+    short: bool = False,
+    limit: float = 600,
+    inside: bool = False,
+    kernel: str = 'linux-aio',
+) -> Callable[[Body], Body]:
+    """Makes a function a case. `short`: part of the short set. `kernel`: LAIO_KERNEL of the emulator."""
+
+    def register(body: Body) -> Body:
+        add(Case(name, body, limit, short, inside, kernel))
+        return body
+
+    return register
+
+
+def add(new: Case) -> None:
+    if new.name in CASES:
+        raise ValueError(f'two cases are called {new.name}')
+    CASES[new.name] = new
