@@ -18,7 +18,7 @@ IOTHREAD = ('-object', 'iothread,id=io0')
 DEVICE = 'virtio-blk-pci,drive=disk,iothread=io0,id=dev'
 
 
-@case('machine/stop-and-cont', short=True)
+@case('machine/stop-and-cont')
 async def stop_and_cont(bench: Bench) -> None:
     guest = await bench.guest([await bench.disk()], (DEVICE,), arguments=IOTHREAD)
     load = Load(guest)
