@@ -10,8 +10,8 @@ usage() {
     cat <<'END'
 usage: build-aux/cargo-build.sh [--into DIR]
 
-Lets cargo build liblaio.so, liblaio.a, liblaio_preload.so and laio-run for release, in
-CARGO_TARGET_DIR or target/. Cargo decides whether there is anything to build.
+Lets cargo build liblaio.a, liblaio_preload.so and laio-run for release, in CARGO_TARGET_DIR or
+target/, and makes liblaio.so out of liblaio.a. Cargo decides whether there is anything to build.
 
   --into DIR  puts them there as well, with the names that the linker and the loader want
 END
@@ -26,9 +26,10 @@ release=${CARGO_TARGET_DIR:-$root/target}/release
 if command -v cargo >/dev/null; then
     cargo build --quiet --release --locked --manifest-path "$root/Cargo.toml" \
         --target-dir "${release%/release}"
-elif [[ ! -e $release/liblaio.so ]]; then
-    die "there is no cargo, and no $release/liblaio.so"
+elif [[ ! -e $release/liblaio.a ]]; then
+    die "there is no cargo, and no $release/liblaio.a"
 fi
+"$root/build-aux/link-shared.sh" "$release/liblaio.a" "$release/liblaio.so"
 [[ -n $into ]] || exit 0
 
 # A program that runs has the library mapped: a new file takes its place, and the old one stays

@@ -13,7 +13,7 @@ usage: build-aux/library.sh WHAT
 
 Prints one of
   version      1.2.3, which is in Cargo.toml
-  soname       liblaio.so.1, as build.rs gives it to the library
+  soname       liblaio.so.1, as link-shared.sh gives it to the library
   file         liblaio.so.1.2.3
   static-libs  what is linked besides liblaio.a
 END

@@ -60,6 +60,8 @@ static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
         .arg(target)
         .current_dir(root()));
     let directory = target.join(built);
+    run(Command::new(root().join("build-aux/link-shared.sh"))
+        .args([directory.join("liblaio.a"), directory.join("liblaio.so")]));
     // By this name the loader looks for it.
     let soname = Path::new(SCRATCH).join(library("soname"));
     let _ = fs::remove_file(&soname);

@@ -291,8 +291,7 @@ fn mutated_sources() -> &'static Path {
         let copied = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations");
         let _ = fs::remove_dir_all(copied.join("engine/src"));
         // What Cargo.toml names must be there, whether it is used or not.
-        let parts =
-            ["Cargo.toml", "Cargo.lock", "build.rs", "src", "engine", "tests", "preload", "xtask"];
+        let parts = ["Cargo.toml", "Cargo.lock", "src", "engine", "tests", "preload", "xtask"];
         fs::create_dir_all(&copied).unwrap();
         for part in parts.into_iter().filter(|part| root().join(part).exists()) {
             copy(&root().join(part), &copied.join(part));

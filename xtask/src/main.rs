@@ -3,11 +3,15 @@
 //! Regenerates the files of this project that are generated and committed.
 //!
 //! ```text
-//! cargo run -p xtask -- header [--check]                        include/laio.h, by cbindgen
+//! cargo run -p xtask -- header [--check]                        include/laio.h, by cbindgen, and what follows from
+//!                                                                it: src/laio.map, docs/man/*.3
 //! cargo run -p xtask --features bindgen -- bindings [--check]   the bindgen output (wants libclang)
 //! ```
 //!
 //! With `--check` nothing is written; a file that differs from a fresh generation is an error.
+
+mod functions;
+mod map;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -63,7 +67,11 @@ fn header() -> Result<Vec<Generated>> {
         .map_err(|error| format!("cbindgen cannot read the crate: {error}"))?;
     let mut text = Vec::new();
     bindings.write(&mut text);
-    Ok(vec![Generated::new("include/laio.h", String::from_utf8(text)?)])
+    let text = String::from_utf8(text)?;
+    let functions = functions::declared(&text)?;
+    let committed = std::fs::read_to_string(root().join(map::PATH)).unwrap_or_default();
+    let map = map::extend(&committed, &functions, env!("CARGO_PKG_VERSION"))?;
+    Ok(vec![Generated::new("include/laio.h", text), Generated::new(map::PATH, map)])
 }
 
 #[cfg(feature = "bindgen")]
