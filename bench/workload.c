@@ -352,6 +352,7 @@ void workload_run(const Options *options, const Image *image, Result *result)
         run_pass(&w, &result->passes[result->pass_count++], OP_READ,
                  options->verify || options->verify_only);
     }
+    result->stats.size = sizeof(result->stats);
     laio_state_get_stats(w.state, &result->stats);
     result->failure = w.failure;
     result->signal = stopped_by;

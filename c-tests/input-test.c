@@ -129,11 +129,39 @@ static void nonsense_is_einval(void)
     rig_free(rig);
 }
 
+/* A program may have been compiled against another version's statistics. */
+static void statistics_have_the_size_that_the_caller_says(void)
+{
+    Rig rig = rig_new();
+    struct {
+        LaioStats stats;
+        unsigned char more[16];
+    } later;
+    memset(&later, 0xff, sizeof(later));
+    later.stats.size = sizeof(later) - 8;
+    laio_state_get_stats(rig.state, &later.stats);
+    CHECK_EQ(later.stats.size, sizeof(later) - 8);
+    CHECK_EQ(later.stats.submitted, 0);
+    for (size_t i = 0; i < sizeof(later.more); i++) {
+        CHECK_EQ(later.more[i], i < 8 ? 0 : 0xff);
+    }
+    for (size_t size = 0; size < sizeof(LaioStats); size += sizeof(LaioStats) - 1) {
+        memset(&later, 0xff, sizeof(later));
+        later.stats.size = size;
+        laio_state_get_stats(rig.state, &later.stats);
+        EXPECT_LOG("laio_state_get_stats: the size in the statistics is too small; set it to "
+                   "sizeof(LaioStats)");
+        CHECK_EQ(later.stats.size, size);
+        CHECK_EQ(later.stats.submitted, UINT64_MAX);
+    }
+    rig_free(rig);
+}
+
 static void a_null_state_is_refused(void)
 {
     Rig rig = rig_new();
     int fd = test_file(0);
-    LaioStats stats;
+    LaioStats stats = {.size = sizeof(stats)};
     struct iovec iov = {buffer, BLOCK};
     QEMUIOVector qiov = {.iov = &iov, .niov = 1};
     qiov.size = BLOCK;
@@ -475,6 +503,8 @@ static void hooks_after_questions_are_taken(void)
 
 static const TestCase cases[] = {
     {"nonsense is EINVAL", nonsense_is_einval, HOST_HEARING},
+    {"statistics have the size that the caller says", statistics_have_the_size_that_the_caller_says,
+     HOST_HEARING},
     {"a NULL state is refused", a_null_state_is_refused, HOST_HEARING},
     {"a loop without a state is refused", a_loop_without_a_state_is_refused, HOST_ANY},
     {"unplug without plug is refused", unplug_without_plug_is_refused, HOST_HEARING},

@@ -55,6 +55,7 @@ LaioStats state_stats(LinuxAioState *s)
 {
     LaioStats stats;
     memset(&stats, 0xff, sizeof(stats));
+    stats.size = sizeof(stats);
     laio_state_get_stats(s, &stats);
     return stats;
 }

@@ -40,6 +40,15 @@
 #ifndef LAIO_H
 #define LAIO_H
 
+
+/* The version that a program is compiled against; what runs, laio_version() says. */
+#define LAIO_VERSION_MAJOR 1
+#define LAIO_VERSION_MINOR 0
+#define LAIO_VERSION_PATCH 0
+#define LAIO_VERSION_STRING "1.0.0"
+/* 10203 is 1.2.3. */
+#define LAIO_VERSION \
+    (LAIO_VERSION_MAJOR * 10000 + LAIO_VERSION_MINOR * 100 + LAIO_VERSION_PATCH)
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -116,6 +125,11 @@ typedef enum LaioKernel {
  */
 typedef struct LaioStats {
     /**
+     * sizeof(LaioStats), as the program was compiled; the program sets it. Of a larger one the library
+     * fills what it knows, and zeroes the rest; later versions take the size of any earlier one.
+     */
+    size_t size;
+    /**
      * Accepted.
      */
     uint64_t submitted;
@@ -171,7 +185,7 @@ typedef struct LaioStats {
     /**
      * Zero, for later.
      */
-    uint64_t reserved[3];
+    uint64_t reserved[2];
 } LaioStats;
 
 /**
@@ -498,9 +512,11 @@ int laio_state_submit(LinuxAioState *s,
                       void *opaque);
 
 /**
- * Fills `stats` with the statistics of `s`. On the thread that uses the state.
+ * Fills `stats` with the statistics of `s`: `stats->size` bytes, which the caller has set. One that is
+ * less than the first version's is reported, and nothing is filled. On the thread that uses the state.
  */
-void laio_state_get_stats(const LinuxAioState *s, struct LaioStats *stats);
+void laio_state_get_stats(const LinuxAioState *s,
+                          struct LaioStats *stats);
 
 /**
  * How many frames of submission are on the calling thread's stack, over all its states, since its
@@ -575,6 +591,15 @@ bool laio_loop_poll(AioContext *ctx, bool blocking);
  * -ENOMEM or -ENOSPC if there is no descriptor to be had, or epoll(7) has reached its limit.
  */
 int laio_loop_get_fd(AioContext *ctx);
+
+/**
+ * The version of the library that runs, as LAIO_VERSION is that of the header: 10203 is 1.2.3. Any
+ * thread, at any time.
+ *
+ * A library of the same first number that is as new as the header has all that the header declares;
+ * an older one lets the loader refuse a program that calls what it lacks.
+ */
+unsigned int laio_version(void);
 
 #ifdef __cplusplus
 }  // extern "C"

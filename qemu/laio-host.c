@@ -259,7 +259,7 @@ static unsigned number_of_states;
 
 static void stats_add(const LinuxAioState *s)
 {
-    LaioStats one;
+    LaioStats one = { .size = sizeof(one) };
 
     laio_state_get_stats(s, &one);
     total.submitted += one.submitted;

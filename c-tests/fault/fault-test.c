@@ -136,7 +136,7 @@ static void check_the_end_of_the_file(AioContext *context, uint8_t *memory)
 static void check_that_faults_were_seen(void)
 {
     FaultCounts counts;
-    LaioStats stats;
+    LaioStats stats = {.size = sizeof(stats)};
 
     check(fault_shim_counts != NULL, "the fault shim is not preloaded");
     fault_shim_counts(&counts);

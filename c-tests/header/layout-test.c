@@ -6,6 +6,7 @@
 #include <laio.h>
 
 #include <stdio.h>
+#include <string.h>
 
 static int failed;
 static int number;
@@ -27,7 +28,13 @@ int main(void)
     CHECK(offsetof(LaioHostOps, size) == 0);
     CHECK(offsetof(LaioHostOps, bh_new) == sizeof(size_t));
     CHECK(sizeof(LaioHostOps) == offsetof(LaioHostOps, log) + sizeof(void *));
+    CHECK(offsetof(LaioStats, size) == 0);
     CHECK(sizeof(LaioStats) == 16 * sizeof(uint64_t));
+    CHECK(LAIO_VERSION == laio_version());
+    char version[32];
+    snprintf(version, sizeof(version), "%u.%u.%u", laio_version() / 10000,
+             laio_version() / 100 % 100, laio_version() % 100);
+    CHECK(strcmp(version, LAIO_VERSION_STRING) == 0);
     CHECK(QEMU_AIO_READ == 0x1 && QEMU_AIO_WRITE == 0x2);
     CHECK(QEMU_AIO_FLUSH == 0x8 && QEMU_AIO_ZONE_APPEND == 0x400);
     CHECK(BDRV_REQ_FUA == 0x10);

@@ -11,6 +11,9 @@ use std::cell::UnsafeCell;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaioStats {
+    /// sizeof(LaioStats), as the program was compiled; the program sets it. Of a larger one the library
+    /// fills what it knows, and zeroes the rest; later versions take the size of any earlier one.
+    pub size: usize,
     /// Accepted.
     pub submitted: u64,
     /// Completed, with success or not.
@@ -39,7 +42,7 @@ pub struct LaioStats {
     /// Which interface of the kernel it is: LAIO_KERNEL_LINUX_AIO or LAIO_KERNEL_IO_URING.
     pub kernel: u64,
     /// Zero, for later.
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 2],
 }
 
 /// The counts of a state, kept as they are told. What is in the queue and in flight the state knows

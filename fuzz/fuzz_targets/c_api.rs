@@ -196,8 +196,7 @@ impl Fuzzer<'_> {
     }
 
     unsafe fn check_stats(&self, state: *mut LinuxAioState) {
-        // SAFETY: zeros are valid for it.
-        let mut stats: LaioStats = unsafe { std::mem::zeroed() };
+        let mut stats = LaioStats { size: size_of::<LaioStats>(), ..LaioStats::default() };
         // SAFETY: a place for the statistics; a NULL state is refused.
         unsafe { laio_state_get_stats(state, &raw mut stats) };
         assert_eq!(stats.submitted, stats.completed + stats.in_queue + stats.in_flight);
@@ -219,7 +218,10 @@ impl Fuzzer<'_> {
             laio_state_io_unplug(null, 0);
             laio_state_get_stats(null, ptr::null_mut());
             laio_state_get_stats(self.states[index].get(), ptr::null_mut());
+            let mut no_size = LaioStats::default();
+            laio_state_get_stats(self.states[index].get(), &raw mut no_size);
             assert!(laio_set_host_ops(ptr::null()) < 0);
+            assert!(laio_version() >= 10_000);
             assert!(!laio_loop_poll(ptr::null_mut(), true));
             laio_loop_free(ptr::null_mut());
             if self.attached[index].get() {
@@ -306,7 +308,7 @@ unsafe fn finish(fuzzer: &Fuzzer) {
                 laio_attach_aio_context(state, fuzzer.loops[index]);
             }
             (0..fuzzer.plugs[index].get()).for_each(|_| laio_state_io_unplug(state, 0));
-            let mut stats: LaioStats = std::mem::zeroed();
+            let mut stats = LaioStats { size: size_of::<LaioStats>(), ..LaioStats::default() };
             loop {
                 laio_state_get_stats(state, &raw mut stats);
                 if stats.in_queue + stats.in_flight == 0 {

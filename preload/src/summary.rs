@@ -36,6 +36,7 @@ pub struct Total {
 impl Total {
     pub fn add(&mut self, stats: &LaioStats) {
         let LaioStats {
+            size: _,
             submitted,
             completed,
             failed,

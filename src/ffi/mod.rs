@@ -20,6 +20,8 @@ mod hooks;
 
 mod event_loop;
 
+mod version;
+
 use std::ffi::c_int;
 
 use laio_engine::State;
@@ -33,6 +35,7 @@ pub use event_loop::*;
 pub use hooks::*;
 pub use qemu::*;
 pub use state::*;
+pub use version::*;
 
 const EINVAL: c_int = -libc::EINVAL;
 

@@ -3,6 +3,7 @@
 //! The functions that are told their state.
 
 use std::ffi::{c_int, c_uint, c_void};
+use std::ptr;
 
 use laio_engine::LaioStats;
 use laio_engine::c_entry::{self, CRequest};
@@ -14,6 +15,9 @@ use libc::iovec;
 
 use super::{host, state};
 use crate::host::{ProcessHost, report};
+
+/// The size of the first version's statistics, which all later versions take.
+const FIRST_STATS_SIZE: usize = 128;
 
 /// Makes a state over an interface of the kernel that the caller chooses: one of LaioKernel. All else
 /// is as for laio_init().
@@ -106,7 +110,8 @@ pub unsafe extern "C" fn laio_state_submit(
     unsafe { c_entry::state_submit(state(s), io, dev_max_batch, (cb, opaque)) }
 }
 
-/// Fills `stats` with the statistics of `s`. On the thread that uses the state.
+/// Fills `stats` with the statistics of `s`: `stats->size` bytes, which the caller has set. One that is
+/// less than the first version's is reported, and nothing is filled. On the thread that uses the state.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn laio_state_get_stats(s: *const LinuxAioState, stats: *mut LaioStats) {
     const NAME: &str = "laio_state_get_stats";
@@ -117,6 +122,19 @@ pub unsafe extern "C" fn laio_state_get_stats(s: *const LinuxAioState, stats: *m
     if stats.is_null() {
         return report(NAME, "the place for the statistics is NULL");
     }
-    // SAFETY: the caller's promise.
-    unsafe { stats.write(current) };
+    // SAFETY: the caller's promise covers at least the member `size`.
+    let size = unsafe { (&raw const (*stats).size).read() };
+    if size < FIRST_STATS_SIZE {
+        return report(
+            NAME,
+            "the size in the statistics is too small; set it to sizeof(LaioStats)",
+        );
+    }
+    let current = LaioStats { size, ..current };
+    let known = size.min(size_of::<LaioStats>());
+    // SAFETY: the caller's promise covers `size` bytes, which is not less than `known`.
+    unsafe {
+        ptr::copy_nonoverlapping((&raw const current).cast::<u8>(), stats.cast(), known);
+        stats.cast::<u8>().add(known).write_bytes(0, size - known);
+    }
 }

@@ -3,9 +3,9 @@
 //! The built-in event loop, where it takes several threads to see what it does.
 
 use std::ffi::{c_int, c_void};
-use std::mem::MaybeUninit;
 use std::ptr;
 
+use laio_engine::LaioStats;
 use laio_engine::host::LinuxAioState;
 use laio_engine::qiov::{QEMUIOVector, QEMUIOVectorRest};
 use laio_engine::request::aio_type;
@@ -51,11 +51,11 @@ fn a_loop_that_never_turned_is_kept_by_the_thread_that_submitted() {
     let elsewhere = move || flush(ptr::with_exposed_provenance_mut(shared), fd);
     assert_eq!(std::thread::spawn(elsewhere).join().unwrap(), -libc::EPERM);
     assert_eq!(read_a_hole(fd), 0);
-    let mut stats = MaybeUninit::uninit();
+    let mut stats = LaioStats { size: size_of::<LaioStats>(), ..LaioStats::default() };
     // SAFETY: a place for the statistics, which are filled in; then the order of the header.
     unsafe {
-        laio_state_get_stats(state, stats.as_mut_ptr());
-        assert_eq!(stats.assume_init().completed, 2);
+        laio_state_get_stats(state, &raw mut stats);
+        assert_eq!(stats.completed, 2);
         laio_detach_aio_context(state, context);
         laio_cleanup(state);
         laio_loop_free(context);

@@ -73,6 +73,7 @@ pub type LaioKernel = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LaioStats {
+    pub size: usize,
     pub submitted: u64,
     pub completed: u64,
     pub failed: u64,
@@ -86,7 +87,7 @@ pub struct LaioStats {
     pub in_queue: u64,
     pub in_flight: u64,
     pub kernel: u64,
-    pub reserved: [u64; 3usize],
+    pub reserved: [u64; 2usize],
 }
 pub type LaioHostFunc =
     ::std::option::Option<unsafe extern "C" fn(opaque: *mut ::std::os::raw::c_void)>;

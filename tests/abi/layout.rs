@@ -38,6 +38,7 @@ macro_rules! same_layout {
 #[test]
 fn statistics() {
     same_layout!(LaioStats {
+        size,
         submitted,
         completed,
         failed,

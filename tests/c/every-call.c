@@ -47,7 +47,7 @@ static void keep(void *opaque, int ret)
 static int write_plugged(Program *program)
 {
     struct iovec iov[WRITES];
-    LaioStats stats = {0};
+    LaioStats stats = {.size = sizeof(stats)};
 
     laio_state_io_plug(program->state);
     for (int i = 0; i < WRITES; i++) {
@@ -99,7 +99,7 @@ static int refused(Program *program)
     struct iovec iov = {program->written[0], BLOCK};
     LinuxAioState *state = program->state;
     int closed, ret = 1;
-    LaioStats stats = {0};
+    LaioStats stats = {.size = sizeof(stats)};
 
     CHECK(laio_state_submit(NULL, program->fd, 0, &iov, 1, QEMU_AIO_READ, 0, 0, keep, &ret) ==
           -EINVAL);
@@ -107,6 +107,7 @@ static int refused(Program *program)
           -EINVAL);
     CHECK(laio_state_submit(state, -1, 0, &iov, 1, QEMU_AIO_READ, 0, 0, keep, &ret) == -EBADF);
     CHECK(laio_state_submit(state, program->fd, 0, &iov, 1, 99, 0, 0, keep, &ret) == -EINVAL);
+    CHECK(laio_version() == LAIO_VERSION);
     CHECK(laio_set_max_submit_depth(0) == -EINVAL && laio_max_submit_depth() == 8);
     CHECK(ret == 1);
 

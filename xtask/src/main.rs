@@ -58,8 +58,27 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
 }
 
+/// The version in the header. Cargo.toml, which has it, is this program's as well.
+fn version_macros() -> String {
+    format!(
+        "\n/* The version that a program is compiled against; what runs, laio_version() says. */\n\
+         #define LAIO_VERSION_MAJOR {}\n\
+         #define LAIO_VERSION_MINOR {}\n\
+         #define LAIO_VERSION_PATCH {}\n\
+         #define LAIO_VERSION_STRING \"{}\"\n\
+         /* 10203 is 1.2.3. */\n\
+         #define LAIO_VERSION \\\n    \
+         (LAIO_VERSION_MAJOR * 10000 + LAIO_VERSION_MINOR * 100 + LAIO_VERSION_PATCH)\n",
+        env!("CARGO_PKG_VERSION_MAJOR"),
+        env!("CARGO_PKG_VERSION_MINOR"),
+        env!("CARGO_PKG_VERSION_PATCH"),
+        env!("CARGO_PKG_VERSION"),
+    )
+}
+
 fn header() -> Result<Vec<Generated>> {
-    let config = cbindgen::Config::from_file(root().join("cbindgen.toml"))?;
+    let mut config = cbindgen::Config::from_file(root().join("cbindgen.toml"))?;
+    config.after_includes = config.after_includes.map(|text| version_macros() + &text);
     let bindings = cbindgen::Builder::new()
         .with_crate(root())
         .with_config(config)
