@@ -19,7 +19,7 @@ Usage: tools/install-deps.sh PURPOSE...
   bench      fio, valgrind, the headers of liburing, and matplotlib
   pictures   graphviz, to draw those of the documentation again
   vm         what guests are made with (cpio, kmod, xz, device mapper), and file systems for their disks
-  ci         clang-format and shellcheck, which CI runs over the sources
+  ci         clang-format, shellcheck and abidiff, which CI runs over the sources and the header
   bindings   libclang, to regenerate the kernel bindings (nobody else needs it)
 
 Installs with apt-get as root or by passwordless sudo. Where it may not, it prints the line to
@@ -134,6 +134,7 @@ collect() {
     ci)
         need has clang-format -- clang-format
         need has shellcheck -- shellcheck
+        need has abidw -- abigail-tools
         ;;
     bindings)
         need has_libclang -- libclang-14-dev

@@ -49,5 +49,6 @@ step 'minimum Rust' minimum_rust
 step 'another architecture' other_architecture
 step 'C format' tools/format-c.sh --check
 step shellcheck shell_scripts
+step ABI tools/abi.sh
 step crates tools/crates.sh
 all_passed
