@@ -18,7 +18,7 @@ demo_bench = $(BUILD_DIR)/demo/laio-bench
 floor = $(CC) -std=gnu11 $(CFLAGS) -D_GNU_SOURCE -Iinclude $(bench_sources) bench/floor.c -o $(demo_bench)-floor
 bench_sources = $(addprefix bench/,laio-bench.c options.c report.c workload.c histogram.c pattern.c)
 
-.PHONY: help all demo demo-build check quick lint check-qemu check-vm bench bench-qemu check-fio soak header pictures install clean
+.PHONY: help all demo demo-build check quick lint check-qemu check-vm bench bench-qemu check-fio soak header pictures install dist dist-check clean
 
 help:
 	@echo 'make demo     a million completions that would each nest, on a sparse image: see it work'
@@ -36,6 +36,8 @@ help:
 	@echo 'make bench    liblaio against bare loops and fio on the same files; BENCH_ARGS="--reps 3 --into NAME"'
 	@echo 'make header   regenerate include/laio.h from src/'
 	@echo 'make install  library, header, laio.pc, laio-bench, laio-run, their man pages; PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
+	@echo 'make dist     the source archive of HEAD with its crates, which builds offline: build/dist/'
+	@echo 'make dist-check  that, unpacked and built without a network'
 	@echo 'make clean    remove what these have built'
 
 all: $(BUILD_DIR)/build.ninja
@@ -91,6 +93,13 @@ install:
 		--prefix "$(abspath $(PREFIX))" --buildtype release -Dwerror=false -Dtests=false \
 		$(INSTALL_BUILD_DIR)
 	DESTDIR="$(DESTDIR)" meson install -C $(INSTALL_BUILD_DIR)
+
+dist:
+	tools/dist.sh --into $(BUILD_DIR)/dist
+
+dist-check:
+	tools/install-deps.sh build
+	tools/dist.sh --check --into $(BUILD_DIR)/dist
 
 clean:
 	cargo clean
