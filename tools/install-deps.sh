@@ -80,6 +80,7 @@ collect() {
     check)
         collect install
         need has c++ -- g++
+        need has man -- man-db
         need has_library glib-2.0 -- libglib2.0-dev
         need has_library libuv -- libuv1-dev
         need has valgrind -- valgrind

@@ -11,6 +11,7 @@
 //! With `--check` nothing is written; a file that differs from a fresh generation is an error.
 
 mod functions;
+mod man;
 mod map;
 
 use std::error::Error;
@@ -90,7 +91,10 @@ fn header() -> Result<Vec<Generated>> {
     let functions = functions::declared(&text)?;
     let committed = std::fs::read_to_string(root().join(map::PATH)).unwrap_or_default();
     let map = map::extend(&committed, &functions, env!("CARGO_PKG_VERSION"))?;
-    Ok(vec![Generated::new("include/laio.h", text), Generated::new(map::PATH, map)])
+    let mut files = vec![Generated::new("include/laio.h", text), Generated::new(map::PATH, map)];
+    let pages = man::pages(&functions, env!("CARGO_PKG_VERSION"))?;
+    files.extend(pages.into_iter().map(|(path, text)| Generated::new(&path, text)));
+    Ok(files)
 }
 
 #[cfg(feature = "bindgen")]
