@@ -20,12 +20,12 @@ END
 into=
 parse into= "$@"
 takes 0 'no arguments'
-release=${CARGO_TARGET_DIR:-$root/target}/release
+release=$(realpath -m "${CARGO_TARGET_DIR:-$root/target}")/release
 
 # Without cargo, what is there will do.
 if command -v cargo >/dev/null; then
-    cargo build --quiet --release --locked --manifest-path "$root/Cargo.toml" \
-        --target-dir "${release%/release}"
+    # There: cargo looks for its configuration, which says where vendored crates are, from where it is.
+    (cd "$root" && cargo build --quiet --release --locked --target-dir "${release%/release}")
 elif [[ ! -e $release/liblaio.a ]]; then
     die "there is no cargo, and no $release/liblaio.a"
 fi
