@@ -18,7 +18,7 @@ demo_bench = $(BUILD_DIR)/demo/laio-bench
 floor = $(CC) -std=gnu11 $(CFLAGS) -D_GNU_SOURCE -Iinclude $(bench_sources) bench/floor.c -o $(demo_bench)-floor
 bench_sources = $(addprefix bench/,laio-bench.c options.c report.c workload.c histogram.c pattern.c)
 
-.PHONY: help all demo demo-build check quick lint check-qemu check-vm bench bench-qemu check-fio soak header pictures install dist dist-check clean
+.PHONY: help all demo demo-build check quick lint check-qemu check-vm bench bench-qemu check-fio soak header pictures install dist dist-check deb clean
 
 help:
 	@echo 'make demo     a million completions that would each nest, on a sparse image: see it work'
@@ -38,6 +38,7 @@ help:
 	@echo 'make install  library, header, laio.pc, laio-bench, laio-run, their man pages; PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
 	@echo 'make dist     the source archive of HEAD with its crates, which builds offline: build/dist/'
 	@echo 'make dist-check  that, unpacked and built without a network'
+	@echo 'make deb      packages of HEAD for Debian, looked at by lintian, built twice: build/deb/'
 	@echo 'make clean    remove what these have built'
 
 all: $(BUILD_DIR)/build.ninja
@@ -100,6 +101,10 @@ dist:
 dist-check:
 	tools/install-deps.sh build
 	tools/dist.sh --check --into $(BUILD_DIR)/dist
+
+deb:
+	tools/install-deps.sh install deb
+	tools/deb.sh --twice --into $(BUILD_DIR)/deb
 
 clean:
 	cargo clean

@@ -19,6 +19,7 @@ Usage: tools/install-deps.sh PURPOSE...
   bench      fio, valgrind, the headers of liburing, and matplotlib
   pictures   graphviz, to draw those of the documentation again
   vm         what guests are made with (cpio, kmod, xz, device mapper), and file systems for their disks
+  deb        what Debian's packages are built and looked at with
   ci         clang-format, shellcheck and abidiff, which CI runs over the sources and the header
   bindings   libclang, to regenerate the kernel bindings (nobody else needs it)
 
@@ -131,6 +132,12 @@ collect() {
         ;;
     pictures)
         need has dot -- graphviz
+        ;;
+    deb)
+        need has dpkg-buildpackage -- dpkg-dev
+        need has dh -- debhelper
+        need has fakeroot -- fakeroot
+        need has lintian -- lintian
         ;;
     ci)
         need has clang-format -- clang-format
