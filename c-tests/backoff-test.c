@@ -354,6 +354,30 @@ static void the_host_watches_a_timer_meanwhile(void)
     }
 }
 
+/* What the kernel has no room to be asked is not known, and so is not promised. (A question that it
+ * does not take was waited for, and "no room" taken for "can be flushed".) */
+static void what_cannot_be_asked_is_not_promised(void)
+{
+    int ends[2];
+    CHECK_EQ(pipe(ends), 0);
+    int file = test_file(0);
+    for (unsigned i = 0; i < sizeof(refusals) / sizeof(*refusals); i++) {
+        test_watch(HANG_SECONDS);
+        valve_set(refusals[i], -1);
+        CHECK(!laio_has_fdsync(ends[1]));
+        /* Known since the kernel had room. */
+        CHECK_EQ(laio_has_fdsync(file), i > 0);
+        CHECK_EQ(laio_has_fua(), i > 0);
+        valve_set(VALVE_OPEN, -1);
+        CHECK(!laio_has_fdsync(ends[1]));
+        CHECK(laio_has_fdsync(file));
+        CHECK(laio_has_fua());
+    }
+    close(file);
+    close(ends[0]);
+    close(ends[1]);
+}
+
 #define HOSTS                                                                                      \
     (HOST_QEMU | HOST_STRICT | HOST_PLAIN | HOST_MINIMAL | HOST_TWICE | HOST_ADAPTIVE |            \
      HOST_POLLED | HOST_LOCK | HOST_BUILTIN)
@@ -372,6 +396,7 @@ static const TestCase cases[] = {
     {"a completion ends the wait", a_completion_ends_the_wait, HOSTS},
     {"a state leaves its loop meanwhile", a_state_leaves_its_loop_meanwhile, HOSTS},
     {"a state is freed meanwhile", a_state_is_freed_meanwhile, HOSTS},
+    {"what cannot be asked is not promised", what_cannot_be_asked_is_not_promised, HOST_BUILTIN},
     {"the host watches a timer meanwhile", the_host_watches_a_timer_meanwhile, HEARING},
 };
 

@@ -18,6 +18,9 @@ use crate::wait::Uncancelled;
 static HAS_FDSYNC: OnceBool = OnceBool::new();
 static HAS_FUA: OnceBool = OnceBool::new();
 
+/// How often a kernel is asked that has no room for a question.
+const ATTEMPTS: usize = 16;
+
 /// The kernel could not be asked, or did not say. It may the next time.
 #[derive(PartialEq, Eq, Debug)]
 struct NoAnswer;
@@ -110,17 +113,35 @@ impl Oracle {
         let request = Box::into_raw(Box::new(request));
         // SAFETY: the entry is freed below, when it is not with the kernel; what it names (an empty
         // vector) the kernel reads before this returns.
-        let result = match unsafe { self.submit(&[request]) } {
+        let result = match unsafe { self.offer(request) } {
             // Should waiting fail, the kernel may still have it, and it is left to it.
-            Ok(_) => self.wait().ok_or(NoAnswer)?,
-            Err(errno) => i64::from(errno.negative()),
+            Ok(true) => Ok(self.wait().ok_or(NoAnswer)?),
+            Ok(false) => Err(NoAnswer),
+            Err(errno) => Ok(i64::from(errno.negative())),
         };
         // SAFETY: complete, or never taken.
         drop(unsafe { Box::from_raw(request) });
         if let Self::Aio(context) = self {
             context.done(); // One request at a time, and this was it.
         }
-        Ok(result)
+        result
+    }
+
+    /// Whether the kernel took the request. That it has no room says nothing about the request.
+    ///
+    /// # Safety
+    ///
+    /// As [`Interface::submit`].
+    unsafe fn offer(&self, request: *mut Entry) -> Result<bool, Errno> {
+        for _ in 0..ATTEMPTS {
+            // SAFETY: the caller's promise.
+            match unsafe { self.submit(&[request]) } {
+                Ok(0) | Err(Errno(libc::EAGAIN | libc::EINTR)) => std::thread::yield_now(),
+                Ok(_) => return Ok(true),
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(false)
     }
 
     /// # Safety
