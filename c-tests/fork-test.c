@@ -433,6 +433,8 @@ static void the_parent_does_not_notice_a_child_beside_real_requests(void)
 /* A completion forks: the child has the library's frames on its stack. */
 typedef struct Forker {
     Parent *parent;
+    bool returns; /* the child does, from the callback */
+    pid_t child;
     unsigned completions;
 } Forker;
 
@@ -442,10 +444,13 @@ static void forking_completed(void *opaque, int ret)
     Parent *parent = forker->parent;
     CHECK_EQ(ret, 0);
     forker->completions++;
-    pid_t child = give_birth(BY_FORK);
+    pid_t child = forker->child = give_birth(BY_FORK);
     CHECK(child >= 0);
     if (child == 0) {
         test_watch(HANG_SECONDS);
+        if (forker->returns) {
+            return;
+        }
         poll_inherited(parent);
         check_refused(parent);
         check_no_wait_reported();
@@ -454,10 +459,10 @@ static void forking_completed(void *opaque, int ret)
     WAIT_FOR(child, 0);
 }
 
-static void a_completion_forks(void)
+static void completion_forks(bool returns)
 {
     Parent parent = parent_new();
-    Forker forker = {.parent = &parent};
+    Forker forker = {.parent = &parent, .returns = returns};
     test_watch(HANG_SECONDS);
     struct iovec iov = {parent.memory, BLOCK};
     valve_set(VALVE_HOLD, -1);
@@ -466,10 +471,30 @@ static void a_completion_forks(void)
              0);
     /* Theirs are in the ring while it is told. */
     parent_start(&parent, COMPLETE);
+    while (forker.completions == 0) {
+        CHECK(host_poll(parent.rig.ctx, true));
+    }
+    if (forker.child == 0) {
+        for (unsigned i = 0; i < COUNT; i++) {
+            CHECK_EQ(parent.ios[i].completions, 0);
+        }
+        _exit(0);
+    }
     io_finish(parent.rig.ctx, parent.ios, COUNT);
     CHECK_EQ(forker.completions, 1);
     free(test_take_log());
     parent_free(&parent);
+}
+
+static void a_completion_forks(void)
+{
+    completion_forks(false);
+}
+
+/* The child goes on where its parent is in the ring, which they share. */
+static void a_completion_forks_and_the_child_returns(void)
+{
+    completion_forks(true);
 }
 
 #define HOSTS (HOST_QEMU | HOST_PLAIN | HOST_MINIMAL | HOST_ADAPTIVE | HOST_LOCK | HOST_BUILTIN)
@@ -483,6 +508,8 @@ static const TestCase cases[] = {
     {"the parent does not notice a child beside real requests",
      the_parent_does_not_notice_a_child_beside_real_requests, HOSTS},
     {"a completion forks", a_completion_forks, HOST_QEMU | HOST_PLAIN | HOST_BUILTIN},
+    {"a completion forks, and the child returns", a_completion_forks_and_the_child_returns,
+     HOST_QEMU | HOST_PLAIN | HOST_BUILTIN},
 };
 
 TEST_MAIN(cases)
