@@ -157,6 +157,35 @@ def instructions(found, directory):
                        'instructions': round(contender.instructions(row))}
 
 
+def markdown(lines, counted):
+    """The table for people: a line for each row and kernel interface."""
+    def ratio(line, key):
+        return '{:.2f} ({:.2f} to {:.2f})'.format(*line[key]) if key in line else ''
+    text = ['| requests | laio over | requests/s | CPU us | p50, p99, p99.9 us | CPU to the floor | to the floor '
+            'with an eventfd | speed to fio | CPU to fio |',
+            '| --- | --- | --- | --- | --- | --- | --- | --- | --- |']
+    for line in lines:
+        title, _, kernel = line['contender'].partition(', ')
+        if title != 'laio':
+            continue
+        fio = 'fio, io_uring' if kernel == 'io_uring' else 'fio, libaio'
+        kind = 'write' if line['write'] else 'read'
+        percentiles = ', '.join(f'{line[name + "_us"]:.0f}' for name in ('p50', 'p99', 'p99.9'))
+        text.append(f'| {line["file"]}, {kind}, {line["bytes"] // 1024} KiB, depth {line["depth"]} | {kernel} | '
+                    f'{line["requests_per_second"]:,} | {line["cpu_us"]:.2f} | {percentiles} | '
+                    f'{ratio(line, "cpu to floor, " + kernel)} | '
+                    f'{ratio(line, "cpu to floor and eventfd, " + kernel)} | '
+                    f'{ratio(line, "speed to " + fio)} | {ratio(line, "cpu to " + fio)} |')
+    if counted:
+        names = list(dict.fromkeys(line['contender'] for line in counted))
+        text += ['', '| user instructions a request, 4 KiB of a hole | ' + ' | '.join(names) + ' |',
+                 '| --- |' + ' --- |' * len(names)]
+        for depth in DEPTHS:
+            of_depth = {line['contender']: line['instructions'] for line in counted if line['depth'] == depth}
+            text.append(f'| depth {depth} | ' + ' | '.join(str(of_depth[name]) for name in names) + ' |')
+    return '\n'.join(text) + '\n'
+
+
 def store(options, lines, counted):
     if not options.into:
         return
@@ -170,6 +199,8 @@ def store(options, lines, counted):
         writer = csv.DictWriter(file, plain, extrasaction='ignore', lineterminator='\n')
         writer.writeheader()
         writer.writerows(lines)
+    with open(options.into + '.md', 'w', encoding='utf-8') as file:
+        file.write(markdown(lines, counted))
     import chart  # pylint: disable=import-outside-toplevel
     chart.draw(lines, options.into + '.svg')
 
@@ -189,7 +220,7 @@ def parse_arguments():
     parser.add_argument('--dir', default=os.environ.get('TMPDIR', '.'),
                         help='where to make the files (2.3 GiB); default is TMPDIR, or the current '
                         'directory')
-    parser.add_argument('--into', metavar='NAME', help='writes NAME.json, NAME.csv and NAME.svg too')
+    parser.add_argument('--into', metavar='NAME', help='writes NAME.json, NAME.csv, NAME.md and NAME.svg too')
     parser.add_argument('--qemu', metavar='QEMU-IMG', help='a qemu-img with its own engines')
     parser.add_argument('--qemu-on-laio', metavar='QEMU-IMG', help='the same one on liblaio')
     parser.add_argument('bench', metavar='LAIO_BENCH',
