@@ -17,9 +17,11 @@ export CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true CARGO_PROFILE_RELEASE_OVERFLO
 export CARGO_TARGET_DIR=$PWD/target/asan-c
 build=${ASAN_BUILD_DIR:-build-asan}
 [[ -f $build/build.ninja ]] || meson setup "$build" -Db_sanitize=address -Db_lundef=false
+# The sanitizer's functions are the program's, which brings its runtime.
+export LDFLAGS=-Wl,-z,undefs
 # Not those that start coroutines of their own (attach-failure, input), measure the stack (stack), bring
-# an allocator (memory), or
-# stand in front of syscall(2) by valve.c, which reads more arguments than its callers give.
+# an allocator (memory), or stand in front of syscall(2) by valve.c, which reads more arguments than its
+# callers give.
 tests=(batch chaos ending io lifecycle limits load loop nested reattach storm)
 # Not all programs: a static one takes no sanitizer.
 meson compile -C "$build" "${tests[@]/%/-test}"

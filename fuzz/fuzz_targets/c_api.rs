@@ -221,7 +221,7 @@ impl Fuzzer<'_> {
             let mut no_size = LaioStats::default();
             laio_state_get_stats(self.states[index].get(), &raw mut no_size);
             assert!(laio_set_host_ops(ptr::null()) < 0);
-            assert!(laio_version() >= 10_000);
+            laio_version(); // That of the crate around it here.
             assert!(!laio_loop_poll(ptr::null_mut(), true));
             laio_loop_free(ptr::null_mut());
             if self.attached[index].get() {
