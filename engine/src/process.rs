@@ -4,8 +4,8 @@
 //!
 //! A PID does not tell: in namespaces of their own, parent and child can both be number 1. What
 //! tells is memory that the kernel clears in every new process (MADV_WIPEONFORK, Linux 4.14), made
-//! by fork(2) or by clone(2) itself. A child that shares its parent's memory has its word too, and
-//! also its AIO contexts: it is the same process in what matters here.
+//! by fork(2) or by clone(2) itself. A child that shares its parent's memory shares this too, and
+//! also the AIO contexts: it is the same process in what matters here.
 
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};

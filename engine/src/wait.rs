@@ -7,7 +7,7 @@
 //! which is none: the call is finished, and the thread is cancelled at its next point of its own.
 
 use std::ffi::c_int;
-use std::os::fd::RawFd;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::time::Duration;
 
@@ -28,6 +28,14 @@ pub fn for_a_while(duration: Duration) {
     let rest = ptr::null_mut::<libc::timespec>();
     // SAFETY: reads one duration.
     unsafe { libc::syscall(libc::SYS_nanosleep, &raw const until, rest) };
+}
+
+/// A new eventfd, whose reads do not block. If there is none, errno says why.
+pub fn eventfd() -> Option<OwnedFd> {
+    // SAFETY: eventfd(2) takes no pointer.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    // SAFETY: the descriptor is new and nobody else's.
+    (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Reads the count of an eventfd that does not block, and so makes it unreadable.

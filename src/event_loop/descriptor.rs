@@ -13,12 +13,12 @@
 //! ring before its eventfd says so: either that look sees it, or its edge comes after it. The same is
 //! done wherever edges are taken and no turn follows.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::ptr;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use laio_engine::errno::Errno;
+use laio_engine::wait;
 
 use super::{Loop, epoll_of};
 
@@ -54,13 +54,7 @@ impl Loop {
     }
 
     fn new_eventfd(&self) -> Result<OwnedFd, Errno> {
-        // SAFETY: eventfd(2) takes no pointer.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(Errno::last());
-        }
-        // SAFETY: the descriptor is new and nobody else's.
-        let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let eventfd = wait::eventfd().ok_or_else(Errno::last)?;
         self.control_epoll(libc::EPOLL_CTL_ADD, eventfd.as_raw_fd())?;
         Ok(eventfd)
     }
@@ -110,13 +104,7 @@ impl Loop {
         self.bell.forget();
         // One each for the notifiers and the bell; the oldest come first.
         for _ in 0..=self.notifiers.borrow().len() / AT_ONCE {
-            let no_mask = ptr::null::<libc::sigset_t>();
-            // SAFETY: writes at most as many events as there is room for, and does not wait.
-            let taken = unsafe {
-                let (wait, epoll) = (libc::SYS_epoll_pwait, epoll_of(self));
-                libc::syscall(wait, epoll, events.as_mut_ptr(), AT_ONCE, 0, no_mask, 0usize)
-            };
-            if taken < AT_ONCE as libc::c_long {
+            if self.epoll_wait(&mut events, 0) < AT_ONCE as libc::c_long {
                 return;
             }
         }

@@ -49,19 +49,28 @@ impl Loop {
         }
     }
 
-    /// Sleeps until a descriptor becomes readable, a signal comes, or `milliseconds` are over.
+    /// Sleeps until a descriptor becomes readable, a signal comes, or `milliseconds` are over. Whatever
+    /// ends it, the caller looks again.
+    fn sleep(&self, milliseconds: libc::c_int) {
+        self.epoll_wait(&mut [libc::epoll_event { events: 0, u64: 0 }], milliseconds);
+        self.bell.forget();
+    }
+
+    /// Takes as many edges as there is room for, and waits for one as long as it is told; how many, or -1.
     ///
     /// By syscall(2), which is no cancellation point: a thread that is cancelled here would leave
     /// requests on a stack that is gone.
-    fn sleep(&self, milliseconds: libc::c_int) {
-        let mut event = libc::epoll_event { events: 0, u64: 0 };
+    pub(super) fn epoll_wait(
+        &self,
+        events: &mut [libc::epoll_event],
+        milliseconds: libc::c_int,
+    ) -> libc::c_long {
         let no_mask = ptr::null::<libc::sigset_t>();
-        // SAFETY: writes at most one event. Whatever ends it, the caller looks again.
+        let (wait, epoll, room) = (libc::SYS_epoll_pwait, epoll_of(self), events.len());
+        // SAFETY: writes at most as many events as there is room for.
         unsafe {
-            let (wait, epoll) = (libc::SYS_epoll_pwait, epoll_of(self));
-            libc::syscall(wait, epoll, &raw mut event, 1, milliseconds, no_mask, 0usize);
+            libc::syscall(wait, epoll, events.as_mut_ptr(), room, milliseconds, no_mask, 0usize)
         }
-        self.bell.forget();
     }
 }
 

@@ -135,11 +135,7 @@ pub trait Kernel: Files {
 pub trait Files {
     /// The size in bytes of the regular file behind `fd`; `None` for anything else.
     fn file_size(&self, fd: RawFd) -> Option<u64> {
-        // SAFETY: an all-zero stat is a valid value, and fstat(2) fills it.
-        let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-        // SAFETY: writes one stat to a place that holds one.
-        let found = unsafe { libc::fstat(fd, &mut stat) } == 0;
-        (found && stat.st_mode & libc::S_IFMT == libc::S_IFREG).then_some(stat.st_size as u64)
+        status(fd).filter(is_regular).map(|stat| stat.st_size as u64)
     }
 
     /// The size in bytes beyond which this process may not write to a regular file: RLIMIT_FSIZE.
@@ -149,4 +145,16 @@ pub trait Files {
         unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) };
         limit.rlim_cur
     }
+}
+
+/// What fstat(2) says.
+fn status(fd: RawFd) -> Option<libc::stat> {
+    // SAFETY: an all-zero stat is a valid value, and fstat(2) fills it.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: writes one stat to a place that holds one.
+    (unsafe { libc::fstat(fd, &mut stat) } == 0).then_some(stat)
+}
+
+fn is_regular(stat: &libc::stat) -> bool {
+    stat.st_mode & libc::S_IFMT == libc::S_IFREG
 }

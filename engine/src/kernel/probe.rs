@@ -9,7 +9,7 @@ use once_cell::race::OnceBool;
 
 use super::aio::Context;
 use super::uring::Uring;
-use super::{Entry, Interface, LaioKernel, Opcode};
+use super::{Entry, Interface, LaioKernel, Opcode, is_regular, status};
 use crate::errno::Errno;
 use crate::wait::Uncancelled;
 
@@ -39,22 +39,18 @@ pub fn has_fdsync(asked: LaioKernel, fd: RawFd) -> bool {
 fn can_be_flushed(fd: RawFd) -> bool {
     /// The number of the file system that was asked last and could, plus one.
     static FLUSHED: AtomicU64 = AtomicU64::new(0);
-    // SAFETY: an all-zero stat is a valid value, and fstat(2) fills it.
-    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: writes one stat to a place that holds one. Should it fail, it is no regular file.
-    unsafe { libc::fstat(fd, &mut stat) };
-    let kind = stat.st_mode & libc::S_IFMT;
-    let file_system = stat.st_dev.wrapping_add(1);
-    let known = kind == libc::S_IFREG && FLUSHED.load(Ordering::Relaxed) == file_system;
-    if known || kind == libc::S_IFBLK {
+    let stat = status(fd);
+    let file_system = stat.filter(is_regular).map(|stat| stat.st_dev.wrapping_add(1));
+    let is_device = stat.is_some_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFBLK);
+    if is_device || file_system == Some(FLUSHED.load(Ordering::Relaxed)) {
         return true;
     }
     // SAFETY: fdatasync(2) takes no pointer.
-    let flushed = unsafe { libc::syscall(libc::SYS_fdatasync, fd) };
-    if flushed == 0 && kind == libc::S_IFREG {
+    let flushed = unsafe { libc::syscall(libc::SYS_fdatasync, fd) } == 0;
+    if let Some(file_system) = file_system.filter(|_| flushed) {
         FLUSHED.store(file_system, Ordering::Relaxed);
     }
-    flushed == 0 || Errno::last() != Errno(libc::EINVAL)
+    flushed || Errno::last() != Errno(libc::EINVAL)
 }
 
 /// Whether a write can carry RWF_DSYNC (Linux 4.13).

@@ -2,7 +2,7 @@
 
 //! What all interfaces of the kernel have alike: an eventfd that says when to reap.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use super::{Completion, Entry, Files, Kernel, SetupError, Timer};
@@ -57,13 +57,8 @@ impl<I: Interface> WithEventfd<I> {
     pub(super) fn set_up(
         interface: impl FnOnce(RawFd) -> Result<I, SetupError>,
     ) -> Result<Self, SetupError> {
-        // SAFETY: eventfd(2) takes no pointer.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(SetupError::new(Errno::last(), c"cannot make an eventfd"));
-        }
-        // SAFETY: the descriptor is new and nobody else's.
-        let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let no_eventfd = || SetupError::new(Errno::last(), c"cannot make an eventfd");
+        let eventfd = wait::eventfd().ok_or_else(no_eventfd)?;
         let interface = interface(eventfd.as_raw_fd())?;
         let (capacity, owner) = (interface.capacity(), Process::current());
         Ok(Self { interface, eventfd, capacity, timer: Timer::default(), owner })
