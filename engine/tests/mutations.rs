@@ -279,6 +279,20 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Removes what earlier copies have left in `copied`, but for `parts` and what was built of them.
+fn remove_others(copied: &Path, parts: &[&str]) {
+    for entry in fs::read_dir(copied).unwrap().map(Result::unwrap) {
+        let name = entry.file_name();
+        if name == "target" || parts.iter().any(|part| name == *part) {
+            continue;
+        }
+        let path = entry.path();
+        let removed =
+            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.unwrap();
+    }
+}
+
 /// All of them, with their numbers.
 fn all_mutations() -> impl Iterator<Item = (usize, &'static Mutation)> {
     MUTATIONS.iter().chain(uring::MANNERS).chain(uring::RING).enumerate()
@@ -293,6 +307,7 @@ fn mutated_sources() -> &'static Path {
         // What Cargo.toml names must be there, whether it is used or not.
         let parts = ["Cargo.toml", "Cargo.lock", "src", "engine", "tests", "preload", "xtask"];
         fs::create_dir_all(&copied).unwrap();
+        remove_others(&copied, &parts);
         for part in parts.into_iter().filter(|part| root().join(part).exists()) {
             copy(&root().join(part), &copied.join(part));
         }
