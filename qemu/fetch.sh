@@ -28,20 +28,8 @@ END
 parse '' "$@"
 takes 2 'a version or suite, and a directory'
 wanted=${arguments[0]}
-dir=${arguments[1]}
-[[ ! -e $dir ]] || die "$dir exists already; give a directory that does not"
-command -v apt-get >/dev/null || die "apt-get is missing: this script needs a Debian or Ubuntu"
 command -v dpkg-source >/dev/null || die "dpkg-source is missing: install dpkg-dev"
-
-[[ -n $mirror ]] || die "apt's sources name no Debian archive: set LAIO_DEBIAN_MIRROR"
-
-mkdir -p "$(dirname "$dir")"
-dir=$(realpath "$dir")
-# Beside the tree, so that the last step is a rename.
-scratch=$(mktemp -d "$dir.fetch-XXXXXX")
-trap 'rm -rf "$scratch"' EXIT
-# apt drops its privileges for downloads, and then must get through.
-chmod 755 "$scratch"
+fetch_into "${arguments[1]}"
 
 # Prints the suite's full version of qemu that is `wanted`, if it has one.
 matching_version() {

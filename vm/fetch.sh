@@ -24,17 +24,7 @@ END
 parse '' "$@"
 ((${#arguments[@]} >= 3)) || misuse 'give a suite, a directory, and packages'
 suite=${arguments[0]}
-dir=${arguments[1]}
-[[ ! -e $dir ]] || die "$dir exists already; give a directory that does not"
-command -v apt-get >/dev/null || die "apt-get is missing: this script needs a Debian or Ubuntu"
-[[ -n $mirror ]] || die "apt's sources name no Debian archive: set LAIO_DEBIAN_MIRROR"
-
-mkdir -p "$(dirname "$dir")"
-dir=$(realpath "$dir")
-# Beside what comes out, so that the last step is a rename.
-scratch=$(mktemp -d "$dir.fetch-XXXXXX")
-trap 'rm -rf "$scratch"' EXIT
-chmod 755 "$scratch"
+fetch_into "${arguments[1]}"
 
 update "$suite" deb || die "no package list could be read; is there a network?"
 # A kernel, which newer suites split into several packages, has all its parts.

@@ -22,22 +22,11 @@ END
 
 parse '' "$@"
 takes 1 'a directory'
-dir=${arguments[0]}
-[[ ! -e $dir ]] || die "$dir exists already; give a directory that does not"
 command -v dpkg-source >/dev/null || die 'dpkg-source is missing: install dpkg-dev'
-[[ -n $mirror ]] || die "apt's sources name no Debian archive: set LAIO_DEBIAN_MIRROR"
 # shellcheck disable=SC2016 # for dpkg-query
 version=$(dpkg-query --show --showformat='${source:Version}' fio) || die 'fio is not installed'
 suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
-
-mkdir -p "$(dirname "$dir")"
-dir=$(realpath "$dir")
-# Beside the tree, so that the last step is a rename.
-scratch=$(mktemp -d "$dir.fetch-XXXXXX")
-trap 'rm -rf "$scratch"' EXIT
-# apt drops its privileges for downloads, and then must get through.
-chmod 755 "$scratch"
-
+fetch_into "${arguments[0]}"
 update "$suite" || die 'no package list could be read; is there a network?'
 cd "$scratch"
 private_apt apt-get "$suite" source --only-source --download-only "fio=$version" >&2 ||

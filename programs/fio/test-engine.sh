@@ -6,6 +6,8 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=tools/lib/cli.sh
 source "$here/../../tools/lib/cli.sh"
+# shellcheck source=tools/lib/tap.sh
+source "$here/../../tools/lib/tap.sh"
 usage() {
     cat <<'END'
 usage: programs/fio/test-engine.sh [--all] BUILD_DIR
@@ -20,12 +22,8 @@ takes 1 'a build directory'
 mkdir -p "${arguments[0]}/fio"
 build=$(realpath "${arguments[0]}")
 
-skip_all() {
-    echo "1..0 # SKIP $*"
-    exit 0
-}
 for program in fio cc python3 dpkg-query dpkg-source; do
-    command -v "$program" >/dev/null || skip_all "$program is missing"
+    have "$program" || skip_all "$program is missing"
 done
 version=$(fio --version)
 tree=$build/fio/$version
@@ -46,4 +44,4 @@ options=()
 if $all; then
     options=(--all)
 fi
-exec "$here/matrix.py" "${options[@]}" "$build/fio/fio-laio.so" "$build/fio/late-threads.so"
+"$here/matrix.py" "${options[@]}" "$build/fio/fio-laio.so" "$build/fio/late-threads.so"

@@ -1,9 +1,8 @@
 # Debian's packages, of sources and others, for scripts to source after cli.sh, with package lists
-# apart from the system's. Who sources it sets `scratch` to a directory before it calls private_apt() or update().
+# apart from the system's. fetch_into() comes first.
 #
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # scratch
 
 # The first Debian archive that this machine is set up for.
 configured_mirror() {
@@ -12,6 +11,20 @@ configured_mirror() {
 }
 
 mirror=${LAIO_DEBIAN_MIRROR:-$(configured_mirror)}
+
+# fetch_into DIR: sets `dir` to its full path, if it can be made, and `scratch` to a directory beside it,
+# so that the last step is a rename. The latter goes when the script ends.
+fetch_into() {
+    [[ ! -e $1 ]] || die "$1 exists already; give a directory that does not"
+    command -v apt-get >/dev/null || die "apt-get is missing: this script needs a Debian or Ubuntu"
+    [[ -n $mirror ]] || die "apt's sources name no Debian archive: set LAIO_DEBIAN_MIRROR"
+    mkdir -p "$(dirname "$1")"
+    dir=$(realpath "$1")
+    scratch=$(mktemp -d "$dir.fetch-XXXXXX")
+    trap 'rm -rf "$scratch"' EXIT
+    # apt drops its privileges for downloads, and then must get through.
+    chmod 755 "$scratch"
+}
 
 # apt with package lists of its own: those of one suite.
 private_apt() {
