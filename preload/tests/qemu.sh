@@ -204,3 +204,13 @@ daemon() {
         cmp "$dir/served.raw" "$dir/disk.$i"
     done
 }
+
+# daemon_if_there MODE: as a test.
+daemon_if_there() {
+    local name="$1: qemu-storage-daemon with three iothreads"
+    if have qemu-storage-daemon; then
+        ok "$name" daemon "$1"
+    else
+        skip "$name" "no qemu-storage-daemon here"
+    fi
+}

@@ -123,11 +123,7 @@ for mode in guard engine; do
     ok "$mode: an image that ends within a page" end_of_file "$mode"
     ok "$mode: an error reaches who asked, and the next request is fine" an_error "$mode"
     ok "$mode: qemu-nbd with six clients" nbd "$mode"
-    if have qemu-storage-daemon; then
-        ok "$mode: qemu-storage-daemon with three iothreads" daemon "$mode"
-    else
-        skip "$mode: qemu-storage-daemon with three iothreads" "no qemu-storage-daemon here"
-    fi
+    daemon_if_there "$mode"
 done
 
 finish

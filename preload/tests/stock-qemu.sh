@@ -97,11 +97,7 @@ for mode in guard engine; do
 done
 
 for mode in guard engine; do
-    if have qemu-storage-daemon; then
-        ok "$mode: qemu-storage-daemon with three iothreads" daemon "$mode"
-    else
-        skip "$mode: qemu-storage-daemon with three iothreads" "no qemu-storage-daemon here"
-    fi
+    daemon_if_there "$mode"
 done
 
 finish
