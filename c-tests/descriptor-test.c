@@ -7,12 +7,11 @@
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
 #include "rig.h"
+#include "syscalls.h"
 
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -380,20 +379,15 @@ static unsigned writes, waits;
 
 long syscall(long number, ...)
 {
-    static long (*real)(long, ...);
-    long a[6];
-    va_list arguments;
-    va_start(arguments, number);
-    for (int i = 0; i < 6; i++) {
-        a[i] = va_arg(arguments, long);
-    }
-    va_end(arguments);
-    if (!real) {
-        real = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
-    }
+    long arguments[6];
+    va_list list;
+
+    va_start(list, number);
+    syscall_arguments(arguments, list);
+    va_end(list);
     writes += number == SYS_write;
     waits += number == SYS_epoll_pwait;
-    return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    return call_through(number, arguments);
 }
 
 /* Plugged requests, each of which schedules a bottom half and is done by it. */

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 #include "valve.h"
+#include "syscalls.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <linux/aio_abi.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +18,6 @@ typedef struct Held {
     struct iocb *iocb;
 } Held;
 
-static long (*real_syscall)(long number, ...);
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 /* All below are guarded by `lock`. */
 static Valve valve;
@@ -31,15 +29,6 @@ static Held held[HELD_MAX];
 static unsigned held_count;
 static void (*after_submit)(void *opaque);
 static void *after_opaque;
-
-__attribute__((constructor)) static void find_real_syscall(void)
-{
-    *(void **)&real_syscall = dlsym(RTLD_NEXT, "syscall");
-    if (!real_syscall) {
-        fprintf(stderr, "valve: no syscall() behind this one\n");
-        abort();
-    }
-}
 
 void valve_set(Valve new_valve, int fd)
 {
@@ -160,9 +149,7 @@ long syscall(long number, ...)
     va_list list;
 
     va_start(list, number);
-    for (int i = 0; i < 6; i++) {
-        arguments[i] = va_arg(list, long);
-    }
+    syscall_arguments(arguments, list);
     va_end(list);
     if (number == SYS_io_submit && arguments[1] > 0) {
         return submit(arguments[0], arguments[1], (struct iocb **)arguments[2]);
@@ -170,6 +157,5 @@ long syscall(long number, ...)
     if (number == SYS_io_setup || number == SYS_io_destroy) {
         count(number == SYS_io_setup ? &setups : &destroyed);
     }
-    return real_syscall(number, arguments[0], arguments[1], arguments[2], arguments[3],
-                        arguments[4], arguments[5]);
+    return call_through(number, arguments);
 }

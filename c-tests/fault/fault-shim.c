@@ -16,13 +16,12 @@
  */
 #include "fault-shim.h"
 #include "fault-uring.h"
+#include "../syscalls.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/aio_abi.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,7 +41,6 @@ typedef struct Delayed {
     struct iocb iocb;
 } Delayed;
 
-static long (*real_syscall)(long number, ...);
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 /* All below are guarded by `lock`. */
@@ -53,15 +51,10 @@ static bool thread_runs;
 static const char *kinds;
 FaultCounts fault_counts;
 
-__attribute__((constructor)) static void find_real_syscall(void)
+__attribute__((constructor)) static void choose_faults(void)
 {
     const char *seed = getenv("LAIO_FAULT_SEED");
 
-    *(void **)&real_syscall = dlsym(RTLD_NEXT, "syscall");
-    if (!real_syscall) {
-        fprintf(stderr, "fault-shim: no syscall() behind this one\n");
-        abort();
-    }
     kinds = getenv("LAIO_FAULT_KINDS");
     random_state = (seed ? strtoull(seed, NULL, 0) : 1) * 0x9e3779b97f4a7c15 + 1;
 }
@@ -306,9 +299,7 @@ long syscall(long number, ...)
     va_list list;
 
     va_start(list, number);
-    for (int i = 0; i < 6; i++) {
-        arguments[i] = va_arg(list, long);
-    }
+    syscall_arguments(arguments, list);
     va_end(list);
     if (number == SYS_io_submit && arguments[1] > 0) {
         return submit_with_faults(arguments[0], arguments[1], (struct iocb **)arguments[2]);
@@ -322,6 +313,5 @@ long syscall(long number, ...)
     if (number == SYS_io_destroy) {
         flush(arguments[0]);
     }
-    return real_syscall(number, arguments[0], arguments[1], arguments[2], arguments[3],
-                        arguments[4], arguments[5]);
+    return call_through(number, arguments);
 }
