@@ -186,23 +186,23 @@ impl CRequest {
 /// Submits to the state of the calling thread's event loop and returns when it is complete.
 #[inline]
 pub unsafe fn co_submit<K: Kernel, H: Host>(host: H, request: CRequest) -> c_int {
-    let (context, s) = current::<K, H>(host);
-    if s.is_null() {
-        return EINVAL;
-    }
-    // SAFETY: the host's answer is a state of this front; the vector as its functions ask.
-    let result = unsafe { State::co_submit_in(s, context, || request.io(), request.dev_max_batch) };
+    let find = || {
+        let (context, s) = current::<K, H>(host);
+        // SAFETY: the host's answer is null or a state of this front.
+        unsafe { State::usable_in(s, context) }
+    };
+    // SAFETY: the vector is as its functions ask; the state was found.
+    let result = unsafe { State::co_submit(request.io(), request.dev_max_batch, find) };
     result.unwrap_or_else(Errno::negative)
 }
 
 /// The same for the state `s`.
 #[inline]
 pub unsafe fn state_co_submit<K: Kernel, H: Host>(s: *mut State<K, H>, request: CRequest) -> c_int {
-    if s.is_null() {
-        return EINVAL;
-    }
-    // SAFETY: a state of this front; the vector as its functions ask.
-    let result = unsafe { State::co_submit(s, || request.io(), request.dev_max_batch) };
+    // SAFETY: null or a state of this front.
+    let find = || unsafe { State::usable(s) };
+    // SAFETY: the vector is as its functions ask; the state was found.
+    let result = unsafe { State::co_submit(request.io(), request.dev_max_batch, find) };
     result.unwrap_or_else(Errno::negative)
 }
 

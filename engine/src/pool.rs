@@ -231,7 +231,7 @@ mod tests {
     fn request() -> Request {
         // SAFETY: a flush has no vector.
         let flush = unsafe { Io::new(aio_type::FLUSH, 0, 1, 0, (std::ptr::null(), 0)) };
-        Request::new(flush.unwrap(), Owner::Coroutine(std::ptr::null_mut()), 0, |_| ())
+        Request::new(flush.unwrap(), Owner::Coroutine(std::ptr::null_mut()), 0)
     }
 
     fn put(pool: &Pool, count: usize) -> Vec<*mut Request> {

@@ -65,6 +65,9 @@ impl Counters {
     pub fn snapshot(&self, in_queue: usize, in_flight: usize) -> LaioStats {
         // SAFETY: as in `count`.
         let counts = unsafe { *self.0.get() };
-        LaioStats { in_queue: in_queue as u64, in_flight: in_flight as u64, ..counts }
+        let (in_queue, in_flight) = (in_queue as u64, in_flight as u64);
+        // Each request that was accepted is in one of three places.
+        let submitted = counts.completed + in_queue + in_flight;
+        LaioStats { submitted, in_queue, in_flight, ..counts }
     }
 }

@@ -54,6 +54,9 @@ const MUTATIONS: &[Mutation] = mutations! {
     "state/handlers.rs": "the eventfd is read after reaping",
         "state.serve_event_loop(|| state.kernel.clear_eventfd());" =>
         "if !ON { return state.serve_event_loop(|| state.kernel.clear_eventfd()); }\n        state.serve_event_loop(|| ()); state.kernel.clear_eventfd();";
+    "state/accept.rs": "what a plug keeps back is left to the unplug alone",
+        "if !self.queue.is_empty() {\n            self.settle();" =>
+        "if !self.queue.is_empty() && !ON {\n            self.settle();";
     "state/mod.rs": "an attach forgets what was brought along",
         "if self.outstanding() > 0 {" => "if self.outstanding() > 0 && !ON {";
     "state/mod.rs": "a detach leaves the bottom half's flag behind",
@@ -181,7 +184,7 @@ const MUTATIONS: &[Mutation] = mutations! {
     "state/batch.rs": "the end of a section submits although a plug is open",
         "let waiting = self.plugs.get() |" => "let waiting = (self.plugs.get() > 0 && !ON) ||";
     "state/accept.rs": "a caller from another event loop is let in",
-        "if state.context.get() != current ||" => "if (state.context.get() != current && !ON) ||";
+        "if state.context.get() == current" => "if (state.context.get() == current || ON)";
     "state/accept.rs": "nobody asks where the caller comes from",
         "if !self.host.is_home(self.context.get()) {" =>
         "if !self.host.is_home(self.context.get()) && !ON {";

@@ -55,15 +55,9 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request for `io`, whose entry `prepare` makes one of a kernel's.
+    /// A request for `io`, which has to be prepared and pinned.
     #[inline]
-    pub fn new(
-        mut io: Io,
-        owner: Owner,
-        dev_max_batch: u64,
-        prepare: impl FnOnce(&mut Entry),
-    ) -> Self {
-        prepare(&mut io.entry);
+    pub fn new(io: Io, owner: Owner, dev_max_batch: u64) -> Self {
         Self {
             entry: UnsafeCell::new(io.entry),
             operation: io.operation,
@@ -73,6 +67,12 @@ impl Request {
             result: AtomicI32::new(PENDING),
             rest: UnsafeCell::new(None),
         }
+    }
+
+    /// Lets `prepare` make its entry one of a kernel's.
+    #[inline]
+    pub fn prepare(&mut self, prepare: impl FnOnce(&mut Entry)) {
+        prepare(self.entry.get_mut());
     }
 
     /// Lets the entry of the pinned request `this` name it, so that [`of_token`](Self::of_token)
@@ -101,6 +101,11 @@ impl Request {
     pub unsafe fn entry(this: *mut Self) -> *mut Entry {
         // SAFETY: the caller's promise. No reference: this pointer lives as long as the request.
         UnsafeCell::raw_get(unsafe { &raw const (*this).entry })
+    }
+
+    /// Changes who learns the result, of a request that is not accepted yet.
+    pub fn set_owner(&mut self, owner: Owner) {
+        self.owner = owner;
     }
 
     /// Who learns the result.

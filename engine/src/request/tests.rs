@@ -23,8 +23,7 @@ fn io(kind: c_int, offset: u64, iov: &[iovec]) -> Result<Io, Errno> {
 }
 
 fn request(kind: c_int, offset: u64, iov: &[iovec]) -> Request {
-    let owner = Owner::Coroutine(std::ptr::null_mut());
-    Request::new(io(kind, offset, iov).unwrap(), owner, 0, |_| ())
+    Request::new(io(kind, offset, iov).unwrap(), Owner::Coroutine(std::ptr::null_mut()), 0)
 }
 
 /// Files of one size, and a limit on it.

@@ -4,11 +4,12 @@
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
+use std::ptr;
 
 use super::State;
 use crate::errno::Errno;
 use crate::host::{AioContext, Host};
-use crate::kernel::{Entry, Kernel};
+use crate::kernel::Kernel;
 use crate::request::{CompletionCallback, Io, Owner, Request};
 
 impl<K: Kernel, H: Host> State<K, H> {
@@ -23,10 +24,10 @@ impl<K: Kernel, H: Host> State<K, H> {
     ) -> Result<(), Errno> {
         self.check_usable()?;
         // After the host was asked, or its parts would have to be kept across that.
-        let io = io()?;
         let owner = Owner::Callback { function, opaque };
-        let prepare = |entry: &mut Entry| self.kernel.prepare(entry);
-        let place = self.pool.put(Request::new(io, owner, dev_max_batch, prepare))?;
+        let mut request = Request::new(io()?, owner, dev_max_batch);
+        request.prepare(|entry| self.kernel.prepare(entry));
+        let place = self.pool.put(request)?;
         // SAFETY: the place is the request's until it completes.
         unsafe { self.accept(place, dev_max_batch) }.inspect_err(|_| {
             // SAFETY: not accepted, so the request is still ours, and in its place.
@@ -34,71 +35,35 @@ impl<K: Kernel, H: Host> State<K, H> {
         })
     }
 
-    /// Accepts what `io` makes, and leaves the running coroutine until it is complete.
+    /// Accepts a request for `io` and leaves the running coroutine until it is complete. `find` finds
+    /// the state, which has to be [usable](Self::usable).
     ///
     /// # Safety
     ///
-    /// `this` is a valid state. It may be gone when this returns: the coroutine may go on only
+    /// What is found is valid. It may be gone when this returns: the coroutine may go on only
     /// after somebody cleaned up, and nothing here touches the state then.
     #[inline]
     pub unsafe fn co_submit(
-        this: *const Self,
-        io: impl FnOnce() -> Result<Io, Errno>,
+        io: Result<Io, Errno>,
         dev_max_batch: u64,
+        find: impl FnOnce() -> Result<*const Self, Errno>,
     ) -> Result<c_int, Errno> {
+        // Before any hook is called, or the parts of it would have to be kept across that.
+        let nobody = Owner::Coroutine(ptr::null_mut());
+        let mut on_stack = MaybeUninit::new(Request::new(io?, nobody, dev_max_batch));
         // SAFETY: the caller's promise.
-        unsafe { &*this }.check_usable()?;
-        // SAFETY: the caller's promise.
-        unsafe { Self::co_submit_at_home(this, io, dev_max_batch) }
-    }
-
-    /// The same for a caller who has just asked for the calling thread's event loop, `current`,
-    /// which is not null: it is not asked for again.
-    ///
-    /// # Safety
-    ///
-    /// As `co_submit`.
-    #[inline]
-    pub unsafe fn co_submit_in(
-        this: *const Self,
-        current: *mut AioContext,
-        io: impl FnOnce() -> Result<Io, Errno>,
-        dev_max_batch: u64,
-    ) -> Result<c_int, Errno> {
-        // SAFETY: the caller's promise.
-        let state = unsafe { &*this };
-        if state.context.get() != current || state.kernel.is_inherited() {
-            state.check_usable()?;
-        }
-        // SAFETY: the caller's promise.
-        unsafe { Self::co_submit_at_home(this, io, dev_max_batch) }
-    }
-
-    /// The same on a thread that is known to be the state's, for a state that is attached.
-    ///
-    /// # Safety
-    ///
-    /// As `co_submit`.
-    #[inline(always)] // Into the two above.
-    unsafe fn co_submit_at_home(
-        this: *const Self,
-        io: impl FnOnce() -> Result<Io, Errno>,
-        dev_max_batch: u64,
-    ) -> Result<c_int, Errno> {
-        // SAFETY: the caller's promise.
-        let state = unsafe { &*this };
+        let state = unsafe { &*find()? };
         let (host, context) = (state.host, state.context.get());
         let coroutine = host.coroutine_self().ok_or(Errno(libc::ENOTSUP))?;
-        // After that call, or the parts of the request would have to be kept across it.
-        let io = io()?;
-        let owner = Owner::Coroutine(coroutine);
-        let prepare = |entry: &mut Entry| state.kernel.prepare(entry);
-        let mut on_stack = MaybeUninit::new(Request::new(io, owner, dev_max_batch, prepare));
         // From here on only this pointer is used: the kernel has the same one.
         let request = on_stack.as_mut_ptr();
         // SAFETY: the stack frame stays until the loop below has seen the result. A request that is
         // not accepted has nothing to drop.
-        unsafe { state.accept(request, dev_max_batch)? };
+        unsafe {
+            (*request).set_owner(Owner::Coroutine(coroutine));
+            (*request).prepare(|entry| state.kernel.prepare(entry));
+            state.accept(request, dev_max_batch)?;
+        }
         loop {
             // SAFETY: as above.
             if let Some(result) = unsafe { (*request).result() } {
@@ -113,7 +78,7 @@ impl<K: Kernel, H: Host> State<K, H> {
 
     /// # Safety
     ///
-    /// `request` is new, and stays where it is until it completes.
+    /// `request` is new and prepared, and stays where it is until it completes.
     #[inline(always)] // Into the two ways in.
     unsafe fn accept(&self, request: *mut Request, dev_max_batch: u64) -> Result<(), Errno> {
         // SAFETY: the caller's promise.
@@ -121,12 +86,45 @@ impl<K: Kernel, H: Host> State<K, H> {
         // Room for those in flight as well: a short transfer comes back into the queue, and must
         // not fail there.
         self.queue.reserve(1 + self.in_flight.get())?;
-        self.counters.count(|counts| counts.submitted += 1);
         // SAFETY: the caller's promise.
         self.queue.push(unsafe { Request::entry(request) });
         self.offer(dev_max_batch);
-        self.settle();
+        // Whoever has emptied it has settled.
+        if !self.queue.is_empty() {
+            self.settle();
+        }
         Ok(())
+    }
+
+    /// `this`, where the calling thread may submit to it now; null is no state.
+    ///
+    /// # Safety
+    ///
+    /// `this` is null or a valid state.
+    #[inline]
+    pub unsafe fn usable(this: *const Self) -> Result<*const Self, Errno> {
+        // SAFETY: the caller's promise.
+        let state = unsafe { this.as_ref() }.ok_or(Errno(libc::EINVAL))?;
+        state.check_usable().map(|()| this)
+    }
+
+    /// The same for a caller who has just asked for the calling thread's event loop, `current`,
+    /// which is not null: it is not asked for again.
+    ///
+    /// # Safety
+    ///
+    /// As `usable`.
+    #[inline]
+    pub unsafe fn usable_in(
+        this: *const Self,
+        current: *mut AioContext,
+    ) -> Result<*const Self, Errno> {
+        // SAFETY: the caller's promise.
+        let state = unsafe { this.as_ref() }.ok_or(Errno(libc::EINVAL))?;
+        if state.context.get() == current && !state.kernel.is_inherited() {
+            return Ok(this);
+        }
+        state.check_usable().map(|()| this)
     }
 
     /// Whether the calling thread may submit now.

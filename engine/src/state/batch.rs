@@ -102,7 +102,7 @@ impl<K: Kernel, H: Host> State<K, H> {
             self.flush();
         } else if round.told_host.get() {
             // It may run owners of other states, who may wait for what is left here.
-            if !self.queue.is_empty() && self.needs_bh() {
+            if !self.bh_scheduled.get() && !self.queue.is_empty() && self.needs_bh() {
                 self.schedule_bh();
             }
             self.host.defer_end();

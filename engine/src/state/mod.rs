@@ -280,7 +280,9 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// The hook may run code of the host, which may detach, but not free.
     #[inline]
     fn schedule_bh(&self) {
-        if self.is_attached() && !self.bh_scheduled.replace(true) {
+        // One that is scheduled is attached, too.
+        if !self.bh_scheduled.get() && self.is_attached() {
+            self.bh_scheduled.set(true);
             let _active = self.activate();
             self.host.bh_schedule(self.bh.get());
         }

@@ -37,8 +37,8 @@ pub const MANNERS: &[Mutation] = mutations! {
         "if !self.is_attached() || self.kernel.is_inherited() {" =>
         "if !self.is_attached() || (self.kernel.is_inherited() && !ON) {";
     "state/accept.rs": "a coroutine that is at home submits in the child of a fork",
-        "state.kernel.is_inherited() {\n            state.check_usable()?;" =>
-        "(state.kernel.is_inherited() && !ON) {\n            state.check_usable()?;";
+        "&& !state.kernel.is_inherited() {\n            return Ok(this);" =>
+        "&& (ON || !state.kernel.is_inherited()) {\n            return Ok(this);";
     "state/mod.rs": "the child of a fork waits for its parent's requests",
         "if self.kernel.is_inherited() { 0 }" => "if self.kernel.is_inherited() && !ON { 0 }";
     "state/mod.rs": "the child of a fork attaches",

@@ -106,10 +106,10 @@ impl World {
         let home = self.slots[slot].context.get();
         let answer = if home != 0 && self.tape.below(2) == 1 {
             // SAFETY: the slot's state.
-            unsafe { State::co_submit_in(engine, context(home), || Ok(io), batch) }
+            unsafe { State::co_submit(Ok(io), batch, || State::usable_in(engine, context(home))) }
         } else {
             // SAFETY: the slot's state.
-            unsafe { State::co_submit(engine, || Ok(io), batch) }
+            unsafe { State::co_submit(Ok(io), batch, || State::usable(engine)) }
         };
         self.check(answer == Err(Errno(libc::ENOTCONN)), "a child submits for its coroutine");
     }

@@ -244,8 +244,9 @@ impl World {
             self.requests.borrow_mut()[id].status = Status::Refused;
             self.foreign.set(true);
             // SAFETY: the slot's state. Its loop is not the one that the caller found itself in.
-            let answer =
-                unsafe { State::co_submit_in(engine, context(CONTEXTS + 1), || Ok(io), batch) };
+            let find = || unsafe { State::usable_in(engine, context(CONTEXTS + 1)) };
+            // SAFETY: as above.
+            let answer = unsafe { State::co_submit(Ok(io), batch, find) };
             self.foreign.set(false);
             return self.check(
                 answer == Err(Errno(libc::EPERM)),
@@ -255,7 +256,7 @@ impl World {
         self.announce(id);
         self.want_batch(slot, id, batch);
         // SAFETY: the slot's state.
-        match unsafe { State::co_submit(engine, || Ok(io), batch) } {
+        match unsafe { State::co_submit(Ok(io), batch, || State::usable(engine)) } {
             Ok(result) => self.told(id, result),
             Err(errno) => self.fail(&format!("#{id} was not accepted: {errno:?}")),
         }
@@ -264,8 +265,9 @@ impl World {
     pub fn co_submit_without_coroutines(&'static self, slot: usize) {
         let id = self.new_refused_request(slot, Owner::Thread);
         let io = self.io_of(id);
+        let engine = self.slots[slot].engine.get();
         // SAFETY: the slot's state.
-        let answer = unsafe { State::co_submit(self.slots[slot].engine.get(), || Ok(io), 0) };
+        let answer = unsafe { State::co_submit(Ok(io), 0, || State::usable(engine)) };
         let attached = self.engine(slot).is_attached();
         let expected = if attached { libc::ENOTSUP } else { libc::ENOTCONN };
         self.check(answer == Err(Errno(expected)), "a host without coroutines got one");

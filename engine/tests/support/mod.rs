@@ -496,7 +496,7 @@ impl Request {
     /// Reads as a coroutine does: returns when that is complete.
     pub fn read<K: Kernel, H: Host>(&'static self, state: &State<K, H>, fd: RawFd) {
         // SAFETY: a state that stays.
-        let result = unsafe { State::co_submit(state, || Ok(self.io(fd)), 0) };
+        let result = unsafe { State::co_submit(Ok(self.io(fd)), 0, || State::usable(state)) };
         self.result.set(Some(result.unwrap()));
     }
 
