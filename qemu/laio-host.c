@@ -255,7 +255,7 @@ typedef struct LaioKnownState {
 static bool stats_wanted;
 static QLIST_HEAD(, LaioKnownState) states = QLIST_HEAD_INITIALIZER(states);
 static LaioStats total;
-static unsigned number_of_states;
+static unsigned number_of_states, on_io_uring;
 
 static void stats_add(const LinuxAioState *s)
 {
@@ -274,6 +274,7 @@ static void stats_add(const LinuxAioState *s)
     total.deepest_nesting = MAX(total.deepest_nesting, one.deepest_nesting);
     total.in_queue += one.in_queue;
     total.in_flight += one.in_flight;
+    on_io_uring += one.kernel == LAIO_KERNEL_IO_URING;
 }
 
 static void stats_note_state(LinuxAioState *s)
@@ -318,15 +319,16 @@ static void stats_print(void)
     fprintf(stderr,
             "laio[%d]: engine: %" PRIu64 " requests in %" PRIu64 " submissions,"
             " deepest nesting %" PRIu64 ", %" PRIu64 " times at the bound; "
-            "%u states, %" PRIu64 " completed, %" PRIu64 " failed, %" PRIu64
+            "%u states (%u linux-aio, %u io_uring), %" PRIu64
+            " completed, %" PRIu64 " failed, %" PRIu64
             " retried, %" PRIu64 " in queue, %" PRIu64 " in flight, largest"
             " batch %" PRIu64 ", %" PRIu64 " times EAGAIN, %" PRIu64
             " times resumed by completion_bh\n",
             (int)getpid(), total.submitted, total.io_submit_calls,
             total.deepest_nesting, total.at_bound, number_of_states,
-            total.completed, total.failed, total.retried, total.in_queue,
-            total.in_flight, total.largest_batch, total.eagain,
-            total.bh_resumptions);
+            number_of_states - on_io_uring, on_io_uring, total.completed,
+            total.failed, total.retried, total.in_queue, total.in_flight,
+            total.largest_batch, total.eagain, total.bh_resumptions);
     qemu_mutex_unlock(&lock);
 }
 

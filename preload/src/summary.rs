@@ -30,11 +30,14 @@ impl fmt::Display for Summary {
 #[derive(Clone, Default)]
 pub struct Total {
     states: u64,
+    /// How many of them are on io_uring.
+    on_io_uring: u64,
     sum: LaioStats,
 }
 
 impl Total {
-    pub fn add(&mut self, stats: &LaioStats) {
+    /// Adds a state, which is on io_uring or on Linux AIO.
+    pub fn add(&mut self, is_on_io_uring: bool, stats: &LaioStats) {
         let LaioStats {
             size: _,
             submitted,
@@ -54,6 +57,7 @@ impl Total {
         } = *stats;
         let sum = &mut self.sum;
         self.states += 1;
+        self.on_io_uring += u64::from(is_on_io_uring);
         sum.submitted += submitted;
         sum.completed += completed;
         sum.failed += failed;
@@ -71,7 +75,8 @@ impl Total {
 
 impl fmt::Display for Total {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { states, sum } = self;
+        let Self { states, on_io_uring, sum } = self;
+        let on_linux_aio = states - on_io_uring;
         let summary = Summary {
             calls: sum.io_submit_calls,
             requests: sum.submitted,
@@ -80,8 +85,8 @@ impl fmt::Display for Total {
         };
         write!(
             f,
-            "{summary}; {states} states, {} completed, {} failed, {} retried, {} in queue, \
-             {} in flight, largest batch {}, {} times EAGAIN, {} times resumed by completion_bh",
+            "{summary}; {states} states ({on_linux_aio} linux-aio, {on_io_uring} io_uring), \
+             {} completed, {} failed, {} retried, {} in queue, {} in flight, largest batch {}, {} times EAGAIN, {} times resumed by completion_bh",
             sum.completed,
             sum.failed,
             sum.retried,

@@ -69,7 +69,7 @@ ok "guard: on one processor" one_processor
 
 taken_over() {
     under engine "${bench[@]}" -c 10 -d 1 "$sparse"
-    says engine '1 states, 10 completed, '
+    says engine '1 states \(0 linux-aio, 1 io_uring\), 10 completed, '
 }
 if ((vulnerable)); then
     ok "engine: the executable's io_uring is taken over" taken_over
@@ -107,7 +107,7 @@ both() {
     cat "$dir/stats"
     cmp "$dir/mixed.raw" "$dir/copy"
     case $1 in
-    engine) says engine '2 states' ;;
+    engine) says engine '2 states \(1 linux-aio, 1 io_uring\)' ;;
     guard) says guard '[1-9][0-9]* requests in .*; io_uring: [1-9]' ;;
     esac
 }

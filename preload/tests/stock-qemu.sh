@@ -48,7 +48,7 @@ host_file_words() {
 }
 one_format() {
     under engine "${bench[@]}" -c 1000 -d 8 "$sparse"
-    says engine '1 states, 1000 completed, 0 failed, 0 retried, 0 in queue, 0 in flight, '
+    says engine '1 states \(1 linux-aio, 0 io_uring\), 1000 completed, 0 failed, 0 retried, 0 in queue, 0 in flight, '
     sed 's/.*: engine: //; s/[0-9][0-9]*/N/g' "$dir/stats" | diff <(host_file_words) -
 }
 ok "engine: its line reads like that of a QEMU built on the library" one_format

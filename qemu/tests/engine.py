@@ -102,6 +102,11 @@ def refuse_io_setup():
     refuse(IO_SETUP[platform.machine()], errno.EAGAIN)
 
 
+def check_kernels(result, **expected):
+    found = {name: result.stats[name] for name in expected}
+    check(found == expected, f'the states are on {found}, and not on {expected}: {result}')
+
+
 def test_no_aio_context(tools):
     """when no AIO context is left the tool says why"""
     image = tools.path('image')
@@ -119,8 +124,10 @@ def test_io_uring_without_aio_context(tools):
     """when no AIO context is left, requests go through io_uring"""
     image = tools.path('image')
     make_sparse(image, MiB)
-    tools.native('qemu-io', '-f', 'raw', '-t', 'none', '-i', 'native', '-c', 'write -P 7 0 4k', '-c',
-                 'read -P 7 0 4k', image, preexec_fn=refuse_io_setup)
+    result = tools.native('qemu-io', '-f', 'raw', '-t', 'none', '-i', 'native', '-c',
+                          'write -P 7 0 4k', '-c', 'read -P 7 0 4k', image,
+                          preexec_fn=refuse_io_setup)
+    check_kernels(result, on_linux_aio=0, on_io_uring=1)
 
 
 def on_io_uring(test):
@@ -164,6 +171,7 @@ def test_aio_io_uring_is_io_uring(tools):
                                   'write -P 7 0 4k', '-c', 'read -P 7 0 4k', image,
                                   preexec_fn=refuse_io_setup)
         check('failed' not in result.output, f'{result}')
+        check_kernels(result, on_linux_aio=0, on_io_uring=1)
 
 
 def test_io_uring_denied(tools):
@@ -190,7 +198,7 @@ def test_both_in_one_loop(tools):
                      nodes[0], '--target-image-opts', nodes[1]],
                     ['compare', '--image-opts', *nodes]):
         result = tools.native('qemu-img', *command)
-        check(result.stats['states'] == 2, f'not a state for either: {result}')
+        check_kernels(result, states=2, on_linux_aio=1, on_io_uring=1)
 
 
 def test_io_uring_left_alone(tools):

@@ -24,6 +24,8 @@ STATISTICS = {
     'deepest_nesting': r'deepest nesting (\d+)',
     'at_bound': r'(\d+) times at the bound',
     'states': r'(\d+) states',
+    'on_linux_aio': r'\((\d+) linux-aio, ',
+    'on_io_uring': r', (\d+) io_uring\)',
     'completed': r'(\d+) completed',
     'failed': r'(\d+) failed',
     'retried': r'(\d+) retried',

@@ -190,7 +190,7 @@ impl States {
         if let Some(index) = self.live.iter().position(|live| live.0 == state) {
             self.live.swap_remove(index);
             // SAFETY: about to be freed by the caller.
-            self.gone.get_or_insert_default().add(&unsafe { &*state }.stats());
+            add(self.gone.get_or_insert_default(), unsafe { &*state });
         }
     }
 }
@@ -201,9 +201,13 @@ pub fn total() -> Total {
     let mut total = states.gone.clone().unwrap_or_default();
     for live in &states.live {
         // SAFETY: not freed. Its thread may still count; a count that is a little old will do.
-        total.add(&unsafe { &*live.0 }.stats());
+        add(&mut total, unsafe { &*live.0 });
     }
     total
+}
+
+fn add(total: &mut Total, state: &QemuState) {
+    total.add(state.kernel().which() == LaioKernel::IoUring, &state.stats());
 }
 
 /// In the child of a fork: what happened so far happened in the parent, and with the parent's states
