@@ -15,6 +15,8 @@ LAIO_SIM_COUNT=${LAIO_SIM_COUNT:-20000} \
 # As the tests of the engine have them; what is shipped has not.
 export CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=true
 export CARGO_TARGET_DIR=$PWD/target/asan-c
+# Event loops as they are with many states: with few all other runs of these tests have them.
+RUSTFLAGS+=' --cfg laio_all_are_many'
 build=${ASAN_BUILD_DIR:-build-asan}
 [[ -f $build/build.ninja ]] || meson setup "$build" -Db_sanitize=address -Db_lundef=false
 # The sanitizer's functions are the program's, which brings its runtime.
@@ -22,7 +24,7 @@ export LDFLAGS=-Wl,-z,undefs
 # Not those that start coroutines of their own (attach-failure, input), measure the stack (stack), bring
 # an allocator (memory), or stand in front of syscall(2) by valve.c, which reads more arguments than its
 # callers give.
-tests=(batch chaos ending io lifecycle limits load loop nested reattach storm)
+tests=(batch chaos ending io lifecycle limits load loop many nested reattach storm)
 # Not all programs: a static one takes no sanitizer.
 meson compile -C "$build" "${tests[@]/%/-test}"
 export LAIO_TEST_HOSTS=minimal,builtin LAIO_TEST_SCALE=${LAIO_TEST_SCALE:-20}

@@ -5,7 +5,6 @@
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
-use std::rc::Rc;
 
 use laio_engine::host::{AioContext, HostCallback, QEMUBH};
 
@@ -17,31 +16,94 @@ pub struct BottomHalf {
     callback: HostCallback,
     opaque: *mut c_void,
     scheduled: Cell<bool>,
+    /// In the loop's list. One that was cancelled stays there until its turn comes.
+    listed: Cell<bool>,
+    /// The one behind it there.
+    next: Cell<*const BottomHalf>,
+}
+
+/// Bottom halves that are scheduled, the oldest first: a list through themselves, which takes no memory
+/// to be longer. What is deleted is taken out, so that they are valid.
+pub struct Scheduled {
+    first: Cell<*const BottomHalf>,
+    last: Cell<*const BottomHalf>,
+    len: Cell<usize>,
+}
+
+impl Default for Scheduled {
+    fn default() -> Self {
+        Self { first: Cell::new(ptr::null()), last: Cell::new(ptr::null()), len: Cell::new(0) }
+    }
+}
+
+impl Scheduled {
+    fn first(&self) -> Option<&BottomHalf> {
+        // SAFETY: valid, or null.
+        unsafe { self.first.get().as_ref() }
+    }
+
+    #[inline]
+    fn push(&self, bh: &BottomHalf) {
+        debug_assert!(!bh.listed.get(), "a bottom half is listed twice");
+        bh.listed.set(true);
+        bh.next.set(ptr::null());
+        // SAFETY: valid, or null.
+        match unsafe { self.last.replace(bh).as_ref() } {
+            Some(last) => last.next.set(bh),
+            None => self.first.set(bh),
+        }
+        self.len.set(self.len.get() + 1);
+    }
+
+    #[inline]
+    fn pop(&self) -> Option<&BottomHalf> {
+        let first = self.first()?;
+        first.listed.set(false);
+        self.first.set(first.next.get());
+        if first.next.get().is_null() {
+            self.last.set(ptr::null());
+        }
+        self.len.set(self.len.get() - 1);
+        Some(first)
+    }
+
+    /// Takes `gone` out, and leaves the others in their order.
+    #[cold]
+    fn remove(&self, gone: &BottomHalf) {
+        for _ in 0..self.len.get() {
+            if let Some(first) = self.pop().filter(|&first| !ptr::eq(first, gone)) {
+                self.push(first);
+            }
+        }
+    }
 }
 
 impl Loop {
     /// Calls the bottom halves that are scheduled. Whether there were any.
     pub(super) fn run_bottom_halves(&self) -> bool {
         let mut ran = false;
-        let mut index = 0;
-        // The list may change under each call; who is passed over stays scheduled.
-        while let Some(bh) = self.bottom_half(index) {
+        // As many as there are now: what is scheduled by the calls waits for the next turn. A nested turn
+        // may take some of them.
+        for _ in 0..self.scheduled.len.get() {
+            let Some(bh) = self.scheduled.pop() else { break };
             if bh.scheduled.replace(false) {
-                // SAFETY: given together by the engine; the list holds it, so it is not deleted.
+                // SAFETY: given together by the engine. It may be deleted meanwhile, and is not touched
+                // again.
                 unsafe { (bh.callback)(bh.opaque) };
                 ran = true;
             }
-            index += 1;
         }
         ran
     }
 
     pub(super) fn has_scheduled(&self) -> bool {
-        self.bottom_halves.borrow().iter().any(|bh| bh.scheduled.get())
-    }
-
-    fn bottom_half(&self, index: usize) -> Option<Rc<BottomHalf>> {
-        self.bottom_halves.borrow().get(index).cloned()
+        while let Some(first) = self.scheduled.first() {
+            if first.scheduled.get() {
+                return true;
+            }
+            self.scheduled.pop();
+        }
+        false
     }
 }
 
@@ -59,10 +121,15 @@ pub unsafe extern "C" fn bh_new(
     let Some(owner) = (unsafe { Loop::from_context(context) }) else {
         return ptr::null_mut();
     };
-    let bh = Rc::new(BottomHalf { owner, callback, opaque, scheduled: Cell::new(false) });
-    let address = Rc::as_ptr(&bh).cast_mut().cast();
-    owner.bottom_halves.borrow_mut().push(bh);
-    address
+    let bh = BottomHalf {
+        owner,
+        callback,
+        opaque,
+        scheduled: Cell::new(false),
+        listed: Cell::new(false),
+        next: Cell::new(ptr::null()),
+    };
+    Box::into_raw(Box::new(bh)).cast()
 }
 
 /// Lets the loop call `bh` once.
@@ -71,11 +138,15 @@ pub unsafe extern "C" fn bh_new(
 ///
 /// `bh` is from [`bh_new`] and not deleted.
 pub unsafe extern "C" fn bh_schedule(bh: *mut QEMUBH) {
-    // SAFETY: the caller's promise; its loop's list holds it.
-    let scheduled = unsafe { &*bh.cast::<BottomHalf>() };
-    scheduled.scheduled.set(true);
+    // SAFETY: the caller's promise.
+    let bh = unsafe { &*bh.cast::<BottomHalf>() };
     // SAFETY: a loop is not freed while it serves the state whose bottom half this is.
-    unsafe { &*scheduled.owner }.ring();
+    let owner = unsafe { &*bh.owner };
+    bh.scheduled.set(true);
+    if !bh.listed.get() {
+        owner.scheduled.push(bh);
+    }
+    owner.ring();
 }
 
 /// Takes that back.
@@ -94,10 +165,15 @@ pub unsafe extern "C" fn bh_cancel(bh: *mut QEMUBH) {
 ///
 /// As [`bh_schedule`]. Its loop is not freed, which it serves a state for until then.
 pub unsafe extern "C" fn bh_delete(bh: *mut QEMUBH) {
-    // SAFETY: the caller's promise. A turn that has it in its hands must not call it any more.
-    unsafe { bh_cancel(bh) };
-    let deleted = bh.cast::<BottomHalf>().cast_const();
-    // SAFETY: the caller's promise.
-    let owner = unsafe { &*(*deleted).owner };
-    owner.bottom_halves.borrow_mut().retain(|bh| Rc::as_ptr(bh) != deleted);
+    let deleted = bh.cast::<BottomHalf>();
+    {
+        // SAFETY: the caller's promise.
+        let deleted = unsafe { &*deleted };
+        if deleted.listed.get() {
+            // SAFETY: the caller's promise.
+            unsafe { &*deleted.owner }.scheduled.remove(deleted);
+        }
+    }
+    // SAFETY: from the box of `bh_new`, and nobody has it any more.
+    drop(unsafe { Box::from_raw(deleted) });
 }

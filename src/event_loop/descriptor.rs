@@ -22,6 +22,9 @@ use laio_engine::wait;
 
 use super::{Loop, epoll_of};
 
+/// The bell's number in the set.
+const NOBODY: u64 = 0;
+
 /// What makes the set readable for what is no descriptor's business.
 #[derive(Default)]
 pub struct Bell {
@@ -55,7 +58,7 @@ impl Loop {
 
     fn new_eventfd(&self) -> Result<OwnedFd, Errno> {
         let eventfd = wait::eventfd().ok_or_else(Errno::last)?;
-        self.control_epoll(libc::EPOLL_CTL_ADD, eventfd.as_raw_fd())?;
+        self.control_epoll(libc::EPOLL_CTL_ADD, eventfd.as_raw_fd(), NOBODY)?;
         Ok(eventfd)
     }
 
@@ -89,23 +92,9 @@ impl Loop {
     #[inline]
     pub(super) fn settle_descriptor(&self) {
         if self.bell.eventfd.get().is_some() && self.process.is_current() {
-            self.take_edges();
+            self.take_edges(0);
             if self.has_scheduled() || self.has_ready() {
                 self.ring();
-            }
-        }
-    }
-
-    /// Takes all edges that are there when it is called. What comes meanwhile stays.
-    #[cold]
-    fn take_edges(&self) {
-        const AT_ONCE: usize = 16;
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; AT_ONCE];
-        self.bell.forget();
-        // One each for the notifiers and the bell; the oldest come first.
-        for _ in 0..=self.notifiers.borrow().len() / AT_ONCE {
-            if self.epoll_wait(&mut events, 0) < AT_ONCE as libc::c_long {
-                return;
             }
         }
     }

@@ -3,9 +3,10 @@
 //! The built-in event loop, so that a plain C program does asynchronous I/O with nothing else.
 //!
 //! A loop is used by one thread, its [`home`]: the one that made it, or the one that uses it first.
-//! While a loop has something to do it makes no system call of its own: bottom halves are flags,
-//! and completions are seen in the mapped ring. It sleeps in epoll, on edges, so that the eventfd
-//! need not be read; or the program does, in an event loop of its own, by the loop's [`mod@descriptor`].
+//! While a loop of few states has something to do it makes no system call of its own: bottom halves are
+//! a list, and completions are seen in the mapped ring. It sleeps in epoll, on edges, so that the
+//! eventfd need not be read; or the program does, in an event loop of its own, by the loop's
+//! [`mod@descriptor`]. A loop of many states asks epoll in each turn, and not all states ([`notifier`]).
 //!
 //! Nothing here has a destructor that runs when a thread ends: loops are used in atexit handlers and
 //! in destructors of thread-specific data as everywhere else.
@@ -17,21 +18,20 @@ mod notifier;
 mod registry;
 mod turn;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::rc::Rc;
 use std::sync::atomic::AtomicPtr;
 
 use laio_engine::errno::Errno;
 use laio_engine::host::AioContext;
 use laio_engine::process::Process;
 
-use bottom_half::BottomHalf;
+use bottom_half::Scheduled;
 pub use bottom_half::{bh_cancel, bh_delete, bh_new, bh_schedule};
 use descriptor::Bell;
 use home::Home;
-use notifier::Notifier;
+use notifier::Notifiers;
 pub use notifier::{first_state, watch};
 pub use registry::current;
 pub use turn::wait;
@@ -44,8 +44,8 @@ pub struct Loop {
     process: Process,
     epoll: OwnedFd,
     bell: Bell,
-    bottom_halves: RefCell<Vec<Rc<BottomHalf>>>,
-    notifiers: RefCell<Vec<Notifier>>,
+    scheduled: Scheduled,
+    notifiers: Notifiers,
     /// Turns of this loop on the stack.
     polling: Cell<u32>,
     /// The next in the registry's list.
@@ -79,8 +79,8 @@ pub fn new() -> Result<*mut AioContext, Errno> {
         // SAFETY: the descriptor is new and nobody else's.
         epoll: unsafe { OwnedFd::from_raw_fd(fd) },
         bell: Bell::default(),
-        bottom_halves: RefCell::default(),
-        notifiers: RefCell::default(),
+        scheduled: Scheduled::default(),
+        notifiers: Notifiers::default(),
         polling: Cell::new(0),
         older: AtomicPtr::default(),
     }));
@@ -103,7 +103,7 @@ pub unsafe fn free(context: *mut AioContext) -> Result<(), &'static str> {
     if freed.polling.get() > 0 {
         return Err("called from within laio_loop_poll() of the same event loop");
     }
-    if !freed.notifiers.borrow().is_empty() {
+    if !freed.notifiers.is_empty() {
         return Err("a state is still attached to the event loop; detach it first");
     }
     registry::remove(freed);

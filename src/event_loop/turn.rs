@@ -45,15 +45,8 @@ impl Loop {
             if !self.expects_any() {
                 return false; // It would sleep for ever.
             }
-            self.sleep(FOR_EVER);
+            self.take_edges(FOR_EVER); // Or until a signal comes: it looks again.
         }
-    }
-
-    /// Sleeps until a descriptor becomes readable, a signal comes, or `milliseconds` are over. Whatever
-    /// ends it, the caller looks again.
-    fn sleep(&self, milliseconds: libc::c_int) {
-        self.epoll_wait(&mut [libc::epoll_event { events: 0, u64: 0 }], milliseconds);
-        self.bell.forget();
     }
 
     /// Takes as many edges as there is room for, and waits for one as long as it is told; how many, or -1.
@@ -92,7 +85,7 @@ pub fn wait(context: *mut AioContext) {
         // the set: to sleep in it takes the parent's edges.
         for_a_while(Duration::from_millis(NAP_MILLISECONDS as u64));
     } else if !waiting.poll(true) {
-        waiting.sleep(NAP_MILLISECONDS);
+        waiting.take_edges(NAP_MILLISECONDS);
         // The edge that ended it may be another state's, and no turn of this thread's need follow.
         waiting.settle_descriptor();
     }
