@@ -18,7 +18,7 @@ demo_bench = $(BUILD_DIR)/demo/laio-bench
 floor = $(CC) -std=gnu11 $(CFLAGS) -D_GNU_SOURCE -Iinclude $(bench_sources) bench/floor.c -o $(demo_bench)-floor
 bench_sources = $(addprefix bench/,laio-bench.c options.c report.c workload.c histogram.c pattern.c)
 
-.PHONY: help all demo demo-build check quick lint check-qemu check-vm bench bench-qemu check-fio soak header pictures install dist dist-check deb clean
+.PHONY: help all demo demo-build check quick lint check-qemu check-vm bench bench-scale bench-qemu check-fio soak header pictures install dist dist-check deb clean
 
 help:
 	@echo 'make demo     a million completions that would each nest, on a sparse image: see it work'
@@ -34,6 +34,7 @@ help:
 	@echo 'make bench-qemu  QEMU on the library against QEMU as it is: time and instructions'
 	@echo 'make all      build the library and the C programs into $(BUILD_DIR)/'
 	@echo 'make bench    liblaio against bare loops and fio on the same files; BENCH_ARGS="--reps 3 --into NAME"'
+	@echo 'make bench-scale  what a request costs with more in flight, more states, more threads around it'
 	@echo 'make header   regenerate include/laio.h from src/'
 	@echo 'make install  library, header, laio.pc, laio-bench, laio-run, their man pages; PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
 	@echo 'make dist     the source archive of HEAD with its crates, which builds offline: build/dist/'
@@ -78,6 +79,12 @@ bench: demo-build
 	$(floor)-aio-eventfd -DFLOOR_EVENTFD bench/floor-aio.c
 	$(floor)-uring bench/floor-uring.c -luring
 	bench/table.py $(BENCH_ARGS) $(demo_bench)
+
+bench-scale: demo-build
+	tools/install-deps.sh bench
+	$(CC) -std=gnu11 $(CFLAGS) -D_GNU_SOURCE -Iinclude -o $(BUILD_DIR)/demo/laio-scale bench/scale.c \
+		$(CARGO_TARGET_DIR)/release/liblaio.a $(shell build-aux/library.sh static-libs) -pthread
+	bench/scale.py $(BENCH_ARGS) $(BUILD_DIR)/demo/laio-scale
 
 pictures:
 	tools/install-deps.sh pictures
