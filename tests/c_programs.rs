@@ -117,7 +117,7 @@ fn every_call() {
 fn the_program_of_the_readme_does_what_the_readme_says() {
     let readme = root().join("README.md");
     let text = fs::read_to_string(&readme).expect("the README");
-    let example = text.split_once("```c\n").and_then(|(_, rest)| rest.split_once("```"));
+    let example = text.split_once("```c example.c\n").and_then(|(_, rest)| rest.split_once("```"));
     let source = Path::new(SCRATCH).join("readme.c");
     fs::write(&source, example.expect("a C program in it").0).expect("a file for it");
     for form in FORMS {

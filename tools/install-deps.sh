@@ -14,7 +14,7 @@ Usage: tools/install-deps.sh PURPOSE...
   install    all that, meson, ninja, pkg-config and python3
   check      all that, what the tests and examples are built with (a C++ compiler, the headers of GLib,
              libuv, libaio, liburing and nbdkit), and what they are run with (valgrind, nbdkit and clients of
-             it: nbdcopy, QEMU's tools, fio), and dpkg-dev to fetch fio's headers
+             it: nbdcopy, QEMU's tools, fio), dpkg-dev to fetch fio's headers, and a parser of Markdown
   qemu       what QEMU's tools are built with, dpkg-dev to fetch their source, and valgrind
   bench      fio, valgrind, the headers of liburing, and matplotlib
   pictures   graphviz, to draw those of the documentation again
@@ -44,6 +44,8 @@ has_header() { cc -E - <<<"#include <$1>" >/dev/null 2>&1; }
 has_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
 # For the distribution's own Python, whatever other is there.
 has_matplotlib() { /usr/bin/python3 -c 'import matplotlib' 2>/dev/null; }
+
+has_markdown_it() { /usr/bin/python3 -c 'import markdown_it' 2>/dev/null; }
 
 has_libclang() {
     # The one of the -dev package, which brings the compiler's own headers along.
@@ -93,6 +95,7 @@ collect() {
         need has qemu-img -- qemu-utils
         need has fio -- fio
         need has dpkg-source -- dpkg-dev
+        need has_markdown_it -- python3-markdown-it
         ;;
     qemu)
         collect build

@@ -59,7 +59,7 @@ apt_get 'exit 0'
 run check
 is 'without root or sudo: the line to type' 1 err \
     "$line gcc libc6-dev python3 meson ninja-build pkg-config g\\+\\+ man-db libglib2.0-dev libuv1-dev valgrind libaio-dev \
-liburing-dev nbdkit-plugin-dev nbdkit libnbd-bin qemu-utils fio dpkg-dev\$"
+liburing-dev nbdkit-plugin-dev nbdkit libnbd-bin qemu-utils fio dpkg-dev( python3-markdown-it)?\$"
 is 'and one line only' 1 err '^install-deps.sh'
 [[ $(wc -l <"$dir/err") -eq 1 ]] || status=2
 [[ -s $dir/calls ]] && status=3
