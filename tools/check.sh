@@ -45,10 +45,14 @@ meson_setup() {
     [[ -f $build/build.ninja ]] || meson setup "$build"
 }
 
-# On a terminal meson shows by itself where it is.
-meson_test() {
-    local command=(meson test -C "$build" --print-errorlogs "${meson_arguments[@]}")
-    if [[ -t 1 ]]; then "${command[@]}"; else logged "$logs/meson-test.log" "${command[@]}"; fi
+# tests NAME COMMAND [ARGUMENT...]: a terminal sees where they are, a pipe what fails.
+tests() {
+    local log=$logs/${1// /-}.log
+    if [[ -t 1 ]]; then
+        tools/progress.py --run "$what" --step "$1" --log "$log" --times "$logs/times.json" "${@:2}"
+    else
+        logged "$log" "${@:2}"
+    fi
 }
 
 suites() {
@@ -60,9 +64,10 @@ mkdir -p "$logs"
 rm -f "$build"/meson-logs/testlog*.json
 $quick && what='quick' || what='all, for minutes'
 step "cargo test ($what)" \
-    logged "$logs/cargo-test.log" cargo test --no-fail-fast "${cargo_arguments[@]}"
+    tests 'cargo test' cargo test --no-fail-fast "${cargo_arguments[@]}"
 step 'meson setup' logged "$logs/meson-setup.log" meson_setup
-step "meson test (suites: $(suites))" meson_test
+step "meson test (suites: $(suites))" \
+    tests 'meson test' meson test -C "$build" --print-errorlogs "${meson_arguments[@]}"
 
 count=(--cargo "$logs/cargo-test.log")
 for log in "$build"/meson-logs/testlog*.json; do

@@ -6,6 +6,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), 'lib'))
+from tap import run_tests  # noqa: E402 pylint: disable=wrong-import-position
 from turns import Spread, in_turns, ratios  # noqa: E402 pylint: disable=wrong-import-position
 
 
@@ -44,21 +45,5 @@ def test_spread():
     assert str(Spread([1.5])) == '1.50 (1.50 to 1.50)'
 
 
-def main():
-    tests = [(name, test) for name, test in globals().items() if name.startswith('test_')]
-    failed = 0
-    for number, (name, test) in enumerate(tests, 1):
-        try:
-            test()
-            verdict = 'ok'
-        except AssertionError as error:
-            failed += 1
-            verdict = 'not ok'
-            print(f'# line {error.__traceback__.tb_next.tb_lineno}')
-        print(f'{verdict} {number} - {name[5:].replace("_", " ")}')
-    print(f'1..{len(tests)}')
-    return int(failed > 0)
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_tests(globals()))
