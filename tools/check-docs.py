@@ -42,6 +42,8 @@ NOT_RUN = {
     'make check-vm FULL=1': ELSEWHERE + 'hours of guests',
     'make bench': ELSEWHERE + 'an hour on a machine with nothing else to do',
     "make bench BENCH_ARGS='--into docs/figures/bench'": ELSEWHERE + 'an hour, as above',
+    'make bench-scale': ELSEWHERE + 'minutes, as above',
+    'tools/under-load.sh --times 3 -- make check': ELSEWHERE + 'hours, on a busy machine',
     'make bench-qemu': ELSEWHERE + 'it builds two QEMUs and measures them',
     'tools/check-vm.sh jobs/backup': 'wants what make check-vm has fetched and built',
     "tools/check-vm.sh --own-engine 'machine/*'": 'wants what make check-vm has fetched and built',
