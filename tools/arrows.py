@@ -45,11 +45,12 @@ MAY_NAME = {
         '(root)': 'guard liburing say settings stats takeover',
         'liburing': 'guard stats',
         'stats': 'say settings summary takeover',
-        'guard': 'say stats engine::kernel::aio',
+        'guard': 'names say stats engine::kernel::aio',
         'takeover': 'say summary engine::c_entry engine::depth engine::errno engine::host '
                     'engine::kernel engine::qiov engine::state',
         'summary': 'engine::stats',
         'settings': 'say engine::depth',
+        'names': '',
         'say': '',
     }),
 }

@@ -12,6 +12,7 @@
 
 mod guard;
 mod liburing;
+mod names;
 mod say;
 mod settings;
 mod stats;

@@ -10,34 +10,23 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::names::{self, Names};
+
 /// A library to submit through.
 pub struct Library {
-    submit: &'static CStr,
-    /// What it has to get completions with, and QEMU has no use for; by names of any version.
-    reaping: &'static [&'static CStr],
+    names: Names,
     /// The last places that were looked at, by the verdict.
     like_qemu: AtomicUsize,
     unlike_qemu: AtomicUsize,
 }
 
-pub static LIBAIO: Library = Library::new(
-    c"io_submit",
-    &[c"io_getevents", c"io_pgetevents", c"io_queue_run", c"io_queue_wait"],
-);
-pub static LIBURING: Library = Library::new(
-    c"io_uring_submit",
-    &[
-        c"io_uring_wait_cqes",
-        c"io_uring_wait_cqe_timeout",
-        c"io_uring_wait_cqes_min_timeout",
-        c"io_uring_submit_and_wait_timeout",
-    ],
-);
+pub static LIBAIO: Library = Library::new(names::LIBAIO);
+pub static LIBURING: Library = Library::new(names::LIBURING);
 
 impl Library {
-    const fn new(submit: &'static CStr, reaping: &'static [&'static CStr]) -> Self {
+    const fn new(names: Names) -> Self {
         let (like_qemu, unlike_qemu) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { submit, reaping, like_qemu, unlike_qemu }
+        Self { names, like_qemu, unlike_qemu }
     }
 
     /// Whether the object that `place` is in submits through this library, and gets completions
@@ -162,10 +151,10 @@ impl Imports {
                 }
                 // SAFETY: the caller's promise.
                 let name = unsafe { self.name_of(symbol) };
-                if library.reaping.contains(&name) {
+                if library.names.reaping.contains(&name) {
                     return false;
                 }
-                submits |= name == library.submit;
+                submits |= name == library.names.submit;
             }
         }
         submits

@@ -2,6 +2,8 @@
 
 //! `laio-run`: runs a command under `liblaio_preload.so`, for who does not want to remember how.
 
+mod check;
+
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -13,8 +15,9 @@ use std::process::{Command, ExitCode};
 const LIBRARY: &str = "liblaio_preload.so";
 const USAGE: &str = "\
 usage: laio-run [--guard | --engine | --off] [--depth N] [--stats] [--] COMMAND [ARGUMENT...]
+       laio-run --check BINARY...
 
-Runs COMMAND with liblaio_preload.so in front of it.
+Runs COMMAND with liblaio_preload.so in front of it, or says whether QEMU's programs need that.
 
   --guard    bound the nesting of its io_submit and io_uring_submit calls (the default, unless
              LAIO_PRELOAD is set)
@@ -22,7 +25,15 @@ Runs COMMAND with liblaio_preload.so in front of it.
   --off      do nothing, to rule the library out
   --depth N  let submission nest N deep, 1 to 64 (8)
   --stats    print one line of statistics at its exit
+  --check    say whether each BINARY, an emulator or qemu-img, recurses without bound, what each mode
+             would do with it, and what that rests upon; 0 if none is vulnerable, 1 if one may be
 ";
+
+enum Asked {
+    Help,
+    Run(Run),
+    Check(Vec<OsString>),
+}
 
 struct Run {
     settings: Vec<(&'static str, OsString)>,
@@ -30,19 +41,28 @@ struct Run {
 }
 
 fn main() -> ExitCode {
-    let run = match parse(env::args_os().skip(1)) {
-        Ok(Some(run)) => run,
-        Ok(None) => {
+    let asked = match parse(env::args_os().skip(1)) {
+        Ok(asked) => asked,
+        Err(Misuse { what, status }) => {
+            return fail(&format!("{what}; try laio-run --help"), status);
+        }
+    };
+    let preload = find_library().and_then(|library| preload(&library));
+    match asked {
+        Asked::Help => {
             // Nobody is told when standard output is gone: then nobody reads it.
             let _ = std::io::stdout().write_all(USAGE.as_bytes());
-            return ExitCode::SUCCESS;
+            ExitCode::SUCCESS
         }
-        Err(wrong) => return fail(&format!("{wrong}; try laio-run --help")),
-    };
-    let preload = match find_library().and_then(|library| preload(&library)) {
-        Ok(preload) => preload,
-        Err(wrong) => return fail(&wrong),
-    };
+        Asked::Run(run) => match preload {
+            Ok(preload) => exec(run, preload),
+            Err(wrong) => fail(&wrong, CANNOT_RUN),
+        },
+        Asked::Check(binaries) => check(&binaries, preload),
+    }
+}
+
+fn exec(run: Run, preload: OsString) -> ExitCode {
     let program = &run.command[0];
     let error = Command::new(program)
         .args(&run.command[1..])
@@ -57,13 +77,43 @@ fn main() -> ExitCode {
     })
 }
 
-fn fail(wrong: &str) -> ExitCode {
-    eprintln!("laio-run: {wrong}");
-    ExitCode::from(125)
+fn check(binaries: &[OsString], preload: Result<OsString, String>) -> ExitCode {
+    let check = check::Check::new(preload.as_deref().map_err(String::as_str));
+    let mut status = 0;
+    for binary in binaries {
+        match check.report(binary) {
+            Ok(is_harmless) => status = status.max(u8::from(!is_harmless)),
+            Err(wrong) => {
+                eprintln!("laio-run: {wrong}");
+                status = MISUSED_CHECK;
+            }
+        }
+    }
+    ExitCode::from(status)
 }
 
-/// `None` when help is asked for.
-fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Option<Run>, String> {
+fn fail(wrong: &str, status: u8) -> ExitCode {
+    eprintln!("laio-run: {wrong}");
+    ExitCode::from(status)
+}
+
+/// As env(1) and its like have it, whose other exit statuses are the command's.
+const CANNOT_RUN: u8 = 125;
+/// Zero and one are verdicts.
+const MISUSED_CHECK: u8 = 2;
+
+struct Misuse {
+    what: String,
+    status: u8,
+}
+
+impl<T: Into<String>> From<T> for Misuse {
+    fn from(what: T) -> Self {
+        Self { what: what.into(), status: CANNOT_RUN }
+    }
+}
+
+fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Asked, Misuse> {
     let mut settings = Vec::new();
     let first = loop {
         let Some(argument) = arguments.next() else {
@@ -81,17 +131,38 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Option<Run>, S
                 }
                 settings.push(("LAIO_MAX_SUBMIT_DEPTH", depth));
             }
-            Some("--help" | "-h") => return Ok(None),
+            Some("--help" | "-h") => return Ok(Asked::Help),
+            Some("--check") if settings.is_empty() => {
+                return binaries(arguments.collect()).map(Asked::Check);
+            }
+            Some("--check") => {
+                let what = "--check runs no command, and takes no other option".into();
+                return Err(Misuse { what, status: MISUSED_CHECK });
+            }
             Some("--") => break arguments.next(),
             Some(option) if option.starts_with('-') => {
-                return Err(format!("there is no option {option}"));
+                return Err(format!("there is no option {option}").into());
             }
             _ => break Some(argument),
         }
     };
     let first = first.ok_or("which command?")?;
     let command = std::iter::once(first).chain(arguments).collect();
-    Ok(Some(Run { settings, command }))
+    Ok(Asked::Run(Run { settings, command }))
+}
+
+/// What follows --check.
+fn binaries(mut arguments: Vec<OsString>) -> Result<Vec<OsString>, Misuse> {
+    let misuse = |what: String| Misuse { what, status: MISUSED_CHECK };
+    if arguments.first().is_some_and(|first| first == "--") {
+        arguments.remove(0);
+    } else if let Some(option) = arguments.iter().find(|name| name.as_bytes().starts_with(b"-")) {
+        return Err(misuse(format!("--check takes no option {}", Path::new(option).display())));
+    }
+    match arguments.is_empty() {
+        true => Err(misuse("which binary?".into())),
+        false => Ok(arguments),
+    }
 }
 
 fn is_depth(depth: &OsStr) -> bool {
