@@ -7,7 +7,7 @@ usage: tools/check-docs.py [--quick] [--list] [PAGE...]
 Each page, or those that are given, has a shell of its own in one clone with an empty HOME, README.md
 first: what it installs there is what the others use. The pages are those of the work tree. A block of
 code says what it is: sh (commands), console (commands behind "$ ", and what they print), c (a translation
-unit; with a name behind it, as in "c example.c", a file of that name for the commands), text or xml.
+unit), text or xml. With a name behind it, as in "c example.c" or "sh wrapper", it is a file of that name.
 Links, and what stands in `code` as a make target, a suite, or a file of the tree, must exist too.
 
   --quick  leaves out what takes minutes, and keeps what was compiled for the next time
@@ -131,7 +131,7 @@ class Page:
         """The commands, and between them the files that they use: (line, command) or (line, name, text)."""
         for line, info, text in self.blocks:
             kind = info[0] if info else ''
-            if kind == 'c' and len(info) > 1:
+            if kind in ('c', 'sh') and len(info) > 1:
                 yield line, info[1], text
             elif kind in COMMANDS:
                 for number, command in enumerate_commands(text, kind == 'console'):

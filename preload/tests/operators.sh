@@ -7,15 +7,15 @@ source "$(dirname "${BASH_SOURCE[0]}")/tap.sh"
 
 page=$(dirname "${BASH_SOURCE[0]}")/../../docs/operators.md
 
-# block LANGUAGE NUMBER: the page's block of that language.
+# block KIND: the page's block of that kind.
 block() {
-    awk -v fence="\`\`\`$1" -v number="$2" '
+    awk -v fence="\`\`\`$1" '
         $0 == "```" { inside = 0 }
         inside { print }
-        $0 == fence { inside = ++count == number }' "$page"
+        $0 == fence { inside = 1 }' "$page"
 }
 
-block xml 1 >"$dir/domain.xml"
+block xml >"$dir/domain.xml"
 domain_is_valid() {
     [[ -s $dir/domain.xml ]]
     virt-xml-validate "$dir/domain.xml" domain
@@ -46,15 +46,15 @@ emulator='#!/usr/bin/env bash
 echo "$0 $* ${LAIO_PRELOAD-unset}"'
 mkdir "$dir/bin"
 echo "$emulator" >"$dir/bin/qemu-system-x86_64"
-for number in 1 2; do
-    block sh "$number" | sed "s#/usr/lib/x86_64-linux-gnu/liblaio_preload.so#$preload#; s#/usr/bin/qemu-system#$dir/bin/qemu-system#
-        s#/etc/laio-guarded#$dir/guarded#" >"$dir/bin/wrapper-$number"
+for wrapper in qemu-guarded kvm-wrapper; do
+    block "sh $wrapper" | sed "s#/usr/lib/x86_64-linux-gnu/liblaio_preload.so#$preload#; s#/usr/bin/qemu-system#$dir/bin/qemu-system#
+        s#/etc/laio-guarded#$dir/guarded#" >"$dir/bin/$wrapper"
 done
 chmod 755 "$dir"/bin/*
 
 libvirts_wrapper() {
     local out
-    out=$("$dir/bin/wrapper-1" -name 'a guest' 2>"$dir/stats")
+    out=$("$dir/bin/qemu-guarded" -name 'a guest' 2>"$dir/stats")
     [[ $out == "$dir/bin/qemu-system-x86_64 -name a guest guard" ]]
     says guard
 }
@@ -62,7 +62,7 @@ ok "the wrapper for libvirt guards what it starts" libvirts_wrapper
 
 # started ID: by Proxmox's wrapper.
 started() {
-    LAIO_STATS=1 "$dir/bin/wrapper-2" -id "$1" -name guest 2>"$dir/stats"
+    LAIO_STATS=1 "$dir/bin/kvm-wrapper" -id "$1" -name guest 2>"$dir/stats"
 }
 proxmoxs_wrapper() {
     local unguarded="$dir/bin/qemu-system-x86_64 -id 100 -name guest unset"
@@ -76,7 +76,7 @@ proxmoxs_wrapper() {
     echo all >"$dir/guarded"
     [[ $(started 7) == "$dir/bin/qemu-system-x86_64 -id 7 -name guest guard" ]]
     # It is asked for its version, too.
-    [[ $("$dir/bin/wrapper-2" -help) == "$dir/bin/qemu-system-x86_64 -help unset" ]]
+    [[ $("$dir/bin/kvm-wrapper" -help) == "$dir/bin/qemu-system-x86_64 -help unset" ]]
 }
 ok "that for Proxmox guards whom the file names" proxmoxs_wrapper
 
