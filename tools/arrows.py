@@ -19,17 +19,18 @@ import sys
 MAY_NAME = {
     'engine': ('engine/src', {
         'c_entry': 'errno host kernel qiov request state stats wait',
-        'state': 'depth errno host kernel pool queue request stats',
+        'state': 'depth errno host kernel pool queue request stats trace',
         'pool': 'errno request',
         'queue': 'errno kernel',
         'qiov': 'errno request',
         'request': 'errno host kernel',
         # An entry is laid out as an iocb, and who implements the trait is handed on beside it.
-        'kernel': 'errno process wait kernel::aio kernel::uring',
+        'kernel': 'errno process trace wait kernel::aio kernel::uring',
         'kernel::aio': 'errno kernel process',
         'kernel::uring': 'errno kernel process',
         'host': 'errno wait',
         'stats': '',
+        'trace': 'errno',
         'depth': '',
         'process': '',
         'wait': '',
@@ -56,7 +57,7 @@ MAY_NAME = {
 }
 
 # Everything that liblaio.so is made of, but for the standard library.
-SHIPPED = {'laio', 'laio-engine', 'libc', 'once_cell'}
+SHIPPED = {'laio', 'laio-engine', 'libc', 'once_cell', 'probe'}
 
 
 def without_comments_and_tests(text):

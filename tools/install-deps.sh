@@ -14,8 +14,8 @@ Usage: tools/install-deps.sh PURPOSE...
   install    all that, meson, ninja, pkg-config and python3
   check      all that, what the tests and examples are built with (a C++ compiler, the headers of GLib,
              libuv, libaio, liburing and nbdkit), and what they are run with (valgrind, nbdkit and clients of
-             it: nbdcopy, QEMU's tools, fio), libvirt's check of domains, dpkg-dev to fetch fio's headers, and
-             a parser of Markdown
+             it: nbdcopy, QEMU's tools, fio), libvirt's check of domains, bpftrace, perf and gdb for the
+             tracepoints, dpkg-dev to fetch fio's headers, and a parser of Markdown
   qemu       what QEMU's tools are built with, dpkg-dev to fetch their source, and valgrind
   bench      fio, valgrind, the headers of liburing, and matplotlib
   pictures   graphviz, to draw those of the documentation again
@@ -97,6 +97,9 @@ collect() {
         need has fio -- fio
         need has virt-xml-validate -- libvirt-clients
         need has xmllint -- libxml2-utils
+        need has bpftrace -- bpftrace
+        need has perf -- linux-perf
+        need has gdb -- gdb
         need has dpkg-source -- dpkg-dev
         need has_markdown_it -- python3-markdown-it
         ;;

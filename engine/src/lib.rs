@@ -32,6 +32,7 @@ mod queue;
 pub mod request;
 mod state;
 mod stats;
+mod trace;
 pub mod wait;
 
 pub use state::{Refusal, State};

@@ -10,6 +10,7 @@ use super::aio::{Aio, Completions};
 use super::uring::Uring;
 use super::{Completion, Entry, Interface, SetupError, WithEventfd};
 use crate::errno::Errno;
+use crate::trace;
 
 /// An interface of the kernel for asynchronous I/O.
 #[repr(C)]
@@ -101,8 +102,10 @@ impl Either {
     /// io_uring is not so much as tried where there is Linux AIO: a seccomp filter may end the
     /// process for it.
     fn first_there_is(eventfd: RawFd) -> Result<Self, SetupError> {
-        Self::linux_aio()
-            .or_else(|no_aio| Self::io_uring(eventfd).map_err(|no_uring| neither(no_aio, no_uring)))
+        Self::linux_aio().or_else(|no_aio| {
+            trace::fallback(no_aio.errno);
+            Self::io_uring(eventfd).map_err(|no_uring| neither(no_aio, no_uring))
+        })
     }
 }
 

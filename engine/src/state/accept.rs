@@ -11,6 +11,7 @@ use crate::errno::Errno;
 use crate::host::{AioContext, Host};
 use crate::kernel::Kernel;
 use crate::request::{CompletionCallback, Io, Owner, Request};
+use crate::trace;
 
 impl<K: Kernel, H: Host> State<K, H> {
     /// Accepts what `io` makes; `function(opaque, result)` learns the result, from within this call at the
@@ -88,6 +89,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         self.queue.reserve(1 + self.in_flight.get())?;
         // SAFETY: the caller's promise.
         self.queue.push(unsafe { Request::entry(request) });
+        trace::submit(self, Request::iocb(request));
         self.offer(dev_max_batch);
         // Whoever has emptied it has settled.
         if !self.queue.is_empty() {

@@ -9,6 +9,7 @@ use crate::depth::Round;
 use crate::host::Host;
 use crate::kernel::{Completion, Kernel};
 use crate::request::{Outcome, Owner, Request};
+use crate::trace;
 
 impl<K: Kernel, H: Host> State<K, H> {
     /// Completes what is in the ring, until it is empty or as many owners were told as one entry
@@ -56,6 +57,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         let (entry, batch) = unsafe { (Request::entry(request), (*request).dev_max_batch()) };
         // There is room: accepting it reserved that.
         self.queue.push(entry);
+        trace::retry(self, entry);
         // From here on it may complete, and be gone, with each hook.
         self.gather(round);
         // While detached only `drain` submits.
@@ -70,6 +72,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     fn tell(&self, request: *mut Request, result: c_int, round: &Round) {
         round.thread().tell();
         self.counters.count(|counts| counts.completed += 1);
+        trace::complete(self, Request::iocb(request), result);
         if result < 0 {
             self.counters.count(|counts| counts.failed += 1);
         }

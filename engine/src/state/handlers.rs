@@ -13,6 +13,7 @@ use super::State;
 use crate::depth::Base;
 use crate::host::{AioContext, Host};
 use crate::kernel::Kernel;
+use crate::trace;
 
 impl<K: Kernel, H: Host> State<K, H> {
     /// # Safety
@@ -31,6 +32,7 @@ impl<K: Kernel, H: Host> State<K, H> {
             state.bh_scheduled.set(false);
             if !state.queue.is_empty() {
                 state.counters.count(|counts| counts.bh_resumptions += 1);
+                trace::resume(state, state.queue.len());
             }
         });
     }

@@ -8,6 +8,7 @@ use crate::errno::Errno;
 use crate::host::Host;
 use crate::kernel::{Entry, Kernel};
 use crate::request::Request;
+use crate::trace;
 
 impl<K: Kernel, H: Host> State<K, H> {
     /// Gives the queue to the kernel, reaps what is complete already, and tells the owners.
@@ -34,6 +35,7 @@ impl<K: Kernel, H: Host> State<K, H> {
     fn stop_at(&self, limit: Limit) {
         if limit == Limit::Depth {
             self.counters.count(|counts| counts.at_bound += 1);
+            trace::bound(self, self.queue.len());
         }
         self.settle();
     }
@@ -88,15 +90,18 @@ impl<K: Kernel, H: Host> State<K, H> {
                 self.blocked.set(true);
                 self.starved.set(self.in_flight.get() == 0);
                 self.counters.count(|counts| counts.eagain += 1);
+                trace::io_submit_refused(self, Errno(libc::EAGAIN));
                 0
             }
             Ok(taken) => {
                 self.blocked.set(false);
                 self.in_flight.set(self.in_flight.get() + taken);
                 self.counters.count(|counts| raise(&mut counts.largest_batch, taken as u64));
+                trace::io_submit(self, taken);
                 taken
             }
             Err(errno) => {
+                trace::io_submit_refused(self, errno);
                 self.blocked.set(false);
                 self.fail_first(errno, round);
                 1
