@@ -268,4 +268,16 @@ status=0
 : >out
 fails 'a full disk behind standard output' 1 'standard output: No space left'
 
+# The library's own line, once and only if it is asked for.
+bound_is_said() {
+    LAIO_LOG_BOUND=$1 "$bench" -d 1 -c "$2" hole >out 2>err
+    cat out err
+    [[ $(<err) == "$3" ]]
+}
+ok 'LAIO_LOG_BOUND=1 says once that the bound was hit' bound_is_said 1 1000 \
+    'laio: LAIO_LOG_BOUND: a submission was left to the event loop at the depth bound, the first'
+ok 'and nothing where it was not' bound_is_said 1 3 ''
+ok 'nor without being asked' bound_is_said '' 1000 ''
+ok 'another value is said' bound_is_said 2 1000 'laio: LAIO_LOG_BOUND: "2" is not 0 or 1; using 0'
+
 finish

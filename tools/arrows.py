@@ -18,8 +18,8 @@ import sys
 # engine::x is a part of laio-engine. Tests are left out: they may name anything.
 MAY_NAME = {
     'engine': ('engine/src', {
-        'c_entry': 'errno host kernel qiov request state stats wait',
-        'state': 'depth errno host kernel pool queue request stats trace',
+        'c_entry': 'errno first_bound host kernel qiov request state stats wait',
+        'state': 'depth errno first_bound host kernel pool queue request stats trace',
         'pool': 'errno request',
         'queue': 'errno kernel',
         'qiov': 'errno request',
@@ -31,6 +31,7 @@ MAY_NAME = {
         'host': 'errno wait',
         'stats': '',
         'trace': 'errno',
+        'first_bound': 'host',
         'depth': '',
         'process': '',
         'wait': '',

@@ -6,7 +6,7 @@
 //! the preload library puts in the place of an executable's own. Here stands what they decide and
 //! what they report; a front adds types and names.
 //!
-//! The environment's LAIO_KERNEL is read once, when it is first needed.
+//! The environment's LAIO_KERNEL is read once, when it is first needed, and LAIO_LOG_BOUND with the first state.
 //!
 //! A pointer to a state is null, or came from [`init`] with the same kernel and host and was not
 //! freed: "a state of this front" below. Null is reported, or answered by -EINVAL.
@@ -15,9 +15,10 @@
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::ptr;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 
 use crate::errno::Errno;
+use crate::first_bound;
 use crate::host::{AioContext, Error, Host, report};
 use crate::kernel::{Chosen, Kernel, LaioKernel, SetupError, probe};
 use crate::qiov::{BdrvRequestFlags, QEMUIOVector, io_of_qiov};
@@ -42,9 +43,20 @@ fn wanted<H: Host>(host: H) -> LaioKernel {
     })
 }
 
+/// Whether a line is wanted at the bound is asked once, when no coroutine's stack is in use for it.
+fn ask_for_line<H: Host>(host: H) {
+    static ASKED: Once = Once::new();
+    ASKED.call_once(|| {
+        if let Err(value) = first_bound::ask_environment() {
+            report(host, first_bound::VARIABLE, format_args!("{value:?} is not 0 or 1; using 0"));
+        }
+    });
+}
+
 /// A state over the kernel interface of this number; null, and the host's error object filled, if
 /// it cannot be had.
 pub fn init<H: Host>(host: H, number: c_uint, errp: *mut *mut Error) -> *mut State<Chosen, H> {
+    ask_for_line(host);
     let kernel = match LaioKernel::of_number(number) {
         Some(LaioKernel::Auto) => Chosen::new(wanted(host)),
         Some(asked) => Chosen::new(asked),

@@ -23,6 +23,7 @@
 pub mod c_entry;
 pub mod depth;
 pub mod errno;
+mod first_bound;
 pub mod host;
 pub mod kernel;
 mod pool;

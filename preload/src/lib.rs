@@ -130,6 +130,9 @@ extern "C" fn start() {
         return stats::start(settings.stats, Mode::Off);
     }
     stats::start(settings.stats, Mode::Guard);
+    if Settings::logs_bound() {
+        guard::log_bound();
+    }
     // Now, rather than on a coroutine's stack; which may be needed if libaio is loaded later.
     find_next();
     liburing::start();
@@ -141,6 +144,9 @@ fn start_engine(settings: &Settings, taken_over: &takeover::TakenOver) {
     stats::start(settings.stats, Mode::Engine);
     if !taken_over.io_uring {
         liburing::start();
+        if Settings::logs_bound() {
+            guard::log_bound();
+        }
         guard::start_io_uring(settings.max_depth);
     }
 }

@@ -35,8 +35,13 @@ impl Settings {
                 DEFAULT_MAX_DEPTH,
                 depth_of,
             ),
-            stats: variable("LAIO_STATS", false, 0, stats_of),
+            stats: variable("LAIO_STATS", false, 0, switch_of),
         }
+    }
+
+    /// Whether guard mode is to say when it first meets the bound. The engine asks for itself.
+    pub fn logs_bound() -> bool {
+        variable("LAIO_LOG_BOUND", false, 0, switch_of)
     }
 }
 
@@ -73,7 +78,7 @@ fn depth_of(value: &str) -> Result<u32, String> {
     }
 }
 
-fn stats_of(value: &str) -> Result<bool, String> {
+fn switch_of(value: &str) -> Result<bool, String> {
     match value {
         "0" => Ok(false),
         "1" => Ok(true),

@@ -24,6 +24,19 @@ for bound in 1 2 8 17 64; do
     ok "a program that recurses, with a bound of $bound" recursion "$bound"
 done
 
+# The same program with room to spare has nothing to say.
+first_bound() {
+    local said
+    said=$(LAIO_LOG_BOUND=1 LAIO_STATS='' timeout "$limit" "$run" -- "$helpers/recursion" "$dir" 8 2>&1 >/dev/null)
+    echo "$said"
+    [[ $said == 'laio_preload: LAIO_LOG_BOUND: guard has kept a submission from nesting at the depth bound, the first' ]]
+    said=$(LAIO_LOG_BOUND=1 LAIO_STATS='' timeout "$limit" "$run" -- "$helpers/steady" "$dir" 2>&1 >/dev/null)
+    [[ -z $said ]]
+    said=$(LAIO_LOG_BOUND=yes LAIO_STATS='' timeout "$limit" "$run" -- "$helpers/recursion" "$dir" 8 2>&1 >/dev/null)
+    [[ $said == 'laio_preload: LAIO_LOG_BOUND="yes" is not 0 or 1; using 0' ]]
+}
+ok "asked for, a line says that the bound was met" first_bound
+
 steady() {
     export LAIO_MAX_SUBMIT_DEPTH=$1
     under guard "$helpers/steady" "$dir"

@@ -26,6 +26,25 @@ if ! dd if="$sparse" of=/dev/null bs=4k count=1 iflag=direct status=none 2>/dev/
     skip_all "no O_DIRECT in $dir, which qemu needs for aio=$aio"
 fi
 
+# Asked for, one line says that the bound was met, and how often it was does not matter.
+logs_bound() {
+    LAIO_LOG_BOUND=1 LAIO_STATS='' timeout "$limit" "$run" "--$1" -- "${bench[@]}" -c 20000 -d 1 "$sparse" \
+        2>"$dir/said"
+    cat "$dir/said"
+    [[ $(wc -l <"$dir/said") == 1 ]]
+    grep -q '^laio_preload: LAIO_LOG_BOUND: .* the first$' "$dir/said"
+}
+log_bound_if_vulnerable() {
+    local mode
+    for mode in guard engine; do
+        if (($1)); then
+            ok "$mode: a line says that the bound was met" logs_bound "$mode"
+        else
+            skip "$mode: a line says that the bound was met" "qemu-img $version does not recurse"
+        fi
+    done
+}
+
 # image NAME MIB: data and holes at random, in pieces of 4 to 256 KiB.
 image() {
     local file=$dir/$1 size=$(($2 * 256)) at=0 length

@@ -100,4 +100,6 @@ for mode in guard engine; do
     daemon_if_there "$mode"
 done
 
+log_bound_if_vulnerable "$vulnerable"
+
 finish

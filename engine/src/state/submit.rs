@@ -5,6 +5,7 @@
 use super::State;
 use crate::depth::{Frame, Limit, Round};
 use crate::errno::Errno;
+use crate::first_bound;
 use crate::host::Host;
 use crate::kernel::{Entry, Kernel};
 use crate::request::Request;
@@ -38,6 +39,11 @@ impl<K: Kernel, H: Host> State<K, H> {
             trace::bound(self, self.queue.len());
         }
         self.settle();
+        if limit == Limit::Depth && first_bound::is_wanted() {
+            // Now that the state is whole: the host may call back.
+            let _active = self.activate();
+            first_bound::say(self.host);
+        }
     }
 
     /// Submits what is queued now; what owners of failed requests add waits for the section's end,

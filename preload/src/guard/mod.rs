@@ -36,11 +36,11 @@ mod unwind;
 pub mod uring;
 
 use std::ffi::c_long;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 pub use laio_engine::kernel::aio::sys::iocb as Iocb;
 
-use crate::say::complain;
+use crate::say::{complain, say_made};
 use crate::stats;
 use arch::Registers;
 use calls::Calls;
@@ -51,6 +51,23 @@ use refusal::Refusal;
 /// How deep calls may nest; 0 as long as there is no bound to keep, and from when the program was
 /// found to be one to leave alone.
 static MAX_DEPTH: AtomicU32 = AtomicU32::new(0);
+
+/// Somebody has asked for a line when the bound is first met, and has had none yet.
+static LOGS_BOUND: AtomicBool = AtomicBool::new(false);
+
+/// From now on a line is wanted.
+pub fn log_bound() {
+    LOGS_BOUND.store(true, Ordering::Relaxed);
+}
+
+/// A call was nested deeper than the bound. The caller keeps errno.
+fn first_bound() {
+    if LOGS_BOUND.load(Ordering::Relaxed) && LOGS_BOUND.swap(false, Ordering::Relaxed) {
+        say_made(
+            "laio_preload: LAIO_LOG_BOUND: guard has kept a submission from nesting at the depth bound, the first\n",
+        );
+    }
+}
 
 /// What is known of a thread.
 struct Thread {
@@ -138,6 +155,7 @@ impl Call<'_> {
                 .is_some_and(|offer| offer.eventfd_is_readable() && refusal.give(offer));
         if refused {
             memory.leave_hints(&self.thread.hints, self.mark);
+            first_bound();
             if let Some(counters) = stats::guard_counters() {
                 counters.was_at_bound();
             }

@@ -158,6 +158,8 @@ unsafe fn put_off(mark: usize, ring: *mut Ring, next: Submit, excess: u32) -> c_
 
 fn note(mark: usize, ring: *mut Ring, held_back: u32) {
     THREAD.with(|thread| thread.put_off.set((ring.addr(), mark)));
+    let _errno = KeepErrno::new();
+    super::first_bound();
     if let Some(counters) = stats::uring_counters() {
         counters.was_at_bound();
         counters.held_back(held_back);
