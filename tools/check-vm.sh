@@ -34,9 +34,9 @@ jobs=
 accel=
 parse 'full own-engine both list keep jobs= accel=' "$@"
 
-root=${BUILD_DIR:-build}/vm
-mkdir -p "$root"
-root=$(realpath "$root")
+mkdir -p "${BUILD_DIR:-build}/vm"
+build=$(realpath "${BUILD_DIR:-build}")
+root=$build/vm
 # The usual kernel last: it is the one that everything uses.
 suites=(bookworm trixie)
 ! $full || suites=(bullseye bookworm sid trixie)
@@ -70,7 +70,6 @@ python_environment() {
 
 # What the library's own tests need inside, beside what every guest has.
 programs() {
-    local build=$root/c-tests
     [[ -f $build/build.ninja ]] || meson setup "$build" >"$root/meson.log"
     meson compile -C "$build" >>"$root/meson.log" 2>&1 || {
         tail -n 20 "$root/meson.log"
@@ -84,11 +83,15 @@ guests() {
     local suite
     for suite in "${suites[@]}"; do
         have "$root/kernel-$suite" vm/fetch.sh "$suite" "$root/kernel-$suite" linux-image-amd64 ||
-            { echo "check-vm.sh: the kernel of $suite is not to be had"; continue; }
+            { echo "# the kernel of $suite is not to be had: cases that want it are skipped"; continue; }
         vm/initramfs.sh "$root/kernel-$suite" "$root/guest-$suite" \
             "$root/packages/usr/bin/busybox" "$root/fio" "$root/vm-records"
     done
 }
+
+# Guests and mounts end with the laboratory, even if it is killed, where it can have namespaces of its own.
+apart=(unshare --mount --pid --fork --kill-child --mount-proc)
+"${apart[@]}" true 2>/dev/null || apart=()
 
 # engine [OPTION...]: runs the cases with one engine.
 engine() {
@@ -99,7 +102,7 @@ engine() {
     [[ -z $jobs ]] || options+=(--jobs "$jobs")
     [[ -z $accel ]] || options+=(--accel "$accel")
     # From where the sockets have short names.
-    (cd vm && PYTHONDONTWRITEBYTECODE=1 "$root/python/bin/python" -m lab --root "$root" \
+    (cd vm && PYTHONDONTWRITEBYTECODE=1 "${apart[@]}" "$root/python/bin/python" -m lab --root "$root" \
         "${options[@]}" "$@" "${arguments[@]}")
 }
 

@@ -19,14 +19,15 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 root=$scratch/root
 
+mkdir -p "$root/bin"
 for name in power-writer zones; do
-    cc -O2 -Wall -Wextra -D_GNU_SOURCE -I"$here/../include" -o "$build/vm-$name" "$here/guest/$name.c" \
+    cc -O2 -Wall -Wextra -D_GNU_SOURCE -I"$here/../include" -o "$root/bin/vm-$name" "$here/guest/$name.c" \
         -L"$build" -llaio -Wl,-rpath,"$build"
 done
 
 mapfile -t programs < <(find "$build/c-tests" "$build/bench" -type f -executable \
     -not -path '*.p/*' \( -name '*-test' -o -name '*-with-faults' -o -name '*.so' -o -name laio-bench \))
-programs+=("$build/vm-power-writer" "$build/vm-zones" "$(type -P dmsetup || echo /usr/sbin/dmsetup)")
+programs+=("$(type -P dmsetup || echo /usr/sbin/dmsetup)")
 libraries() {
     ldd "$@" 2>/dev/null | sed -nE 's/^(.* => |[[:space:]]*)(\/[^ ]+) \(0x.*$/\2/p' |
         xargs realpath -s | sort -u
@@ -34,13 +35,9 @@ libraries() {
 # The links are followed: a name, and what it stands for, are one file here.
 while read -r file; do
     install -D -m 755 "$file" "$root$file"
-done < <(printf '%s\n' "${programs[@]}" && libraries "${programs[@]}")
+done < <(printf '%s\n' "${programs[@]}" && libraries "${programs[@]}" "$root"/bin/*)
 # The debug information would be half of a guest's memory.
 find "$root" -type f -exec strip --strip-debug {} + 2>/dev/null || true
-mkdir -p "$root/bin"
-for name in vm-power-writer vm-zones bench/laio-bench; do
-    ln -s "$build/$name" "$root/bin/${name##*/}"
-done
-ln -s "${programs[-1]}" "$root/bin/dmsetup"
+ln -s "$build/bench/laio-bench" "${programs[-1]}" "$root/bin/"
 (cd "$root" && find . | cpio -o -H newc -R 0:0 --quiet) >"$out.new"
 mv "$out.new" "$out"

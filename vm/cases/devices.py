@@ -73,7 +73,7 @@ def register(kind: Kind, kernel: str) -> None:
 
     suffix = '' if kernel == 'linux-aio' else '-on-io_uring'
     short = kind.short and (not suffix or kind.name in ('virtio-blk-iothread', 'virtio-blk-vcpu'))
-    add(Case(f'devices/{kind.name}{suffix}', body, 600, short, False, kernel))
+    add(Case(f'devices/{kind.name}{suffix}', body, 1800, short, False, kernel))
 
 
 for a_kind in KINDS:

@@ -91,7 +91,7 @@ def register_injection(kind: str) -> None:
         await load.stop()
         await guest.quit()
 
-    add(Case(f'errors/injected-{kind}', body, 600, kind == 'write', False, 'linux-aio'))
+    add(Case(f'errors/injected-{kind}', body, 1800, kind == 'write', False, 'linux-aio'))
 
 
 for a_kind in ('read', 'write', 'flush'):
@@ -129,7 +129,7 @@ def register_faults(device: str, kernel: str, short: bool) -> None:
     async def body(bench: Bench) -> None:
         if bench.places.engine == 'own':
             raise Skip("the shim is in front of the library's system calls")
-        shim = bench.places.root / 'c-tests/c-tests/fault/libfault-shim.so'
+        shim = bench.places.programs / 'c-tests/fault/libfault-shim.so'
         if not shim.exists():
             raise Failure(f'{shim} is missing')
         disk = await bench.disk()
@@ -146,7 +146,7 @@ def register_faults(device: str, kernel: str, short: bool) -> None:
 
     place = 'iothread' if 'iothread' in device else 'main-loop'
     suffix = '' if kernel == 'linux-aio' else '-on-io_uring'
-    add(Case(f'errors/faults-in-{place}{suffix}', body, 600, short, False, kernel))
+    add(Case(f'errors/faults-in-{place}{suffix}', body, 1800, short, False, kernel))
 
 
 for a_kernel in ('linux-aio', 'io_uring'):

@@ -52,7 +52,7 @@ def register(kind: str, format_: str, short: bool) -> None:
         where = await bench.stack.enter_async_context(file_system(kind, bench.directory, 384 * MiB))
         await use(bench, await bench.disk(format_=format_, where=where))
 
-    add(Case(f'images/{format_}-on-{kind}', body, 600, short, False, 'linux-aio'))
+    add(Case(f'images/{format_}-on-{kind}', body, 1800, short, False, 'linux-aio'))
 
 
 for a_kind in ('ext4', 'xfs', 'btrfs', 'tmpfs'):

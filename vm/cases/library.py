@@ -44,7 +44,7 @@ def register_short(kernel: str) -> None:
         check(not outcome.failed, '\n'.join(outcome.failed))
         await guest.quit()
 
-    add(Case(f'library/short-on-{kernel}', body, 900, kernel in ('bookworm', 'trixie'), True, 'linux-aio'))
+    add(Case(f'library/short-on-{kernel}', body, 1800, kernel in ('bookworm', 'trixie'), True, 'linux-aio'))
 
 
 for a_kernel in KERNELS:
@@ -65,7 +65,7 @@ def register_verify(kind: str) -> None:
                 )
         await guest.quit()
 
-    add(Case(f'library/verify-on-{kind}', body, 900, False, True, 'linux-aio'))
+    add(Case(f'library/verify-on-{kind}', body, 1800, False, True, 'linux-aio'))
 
 
 for a_kind in ('ext4', 'xfs', 'btrfs', 'f2fs', 'vfat'):
@@ -147,7 +147,7 @@ def register_device(name: str, setup: str, device: str) -> None:
             await guest.shell(f'LAIO_KERNEL={kernel} laio-bench --verify --yes --direct -r -d 16 -c 500 {device}')
         await guest.quit()
 
-    add(Case(f'library/{name}', body, 900, False, True, 'linux-aio'))
+    add(Case(f'library/{name}', body, 1800, False, True, 'linux-aio'))
 
 
 for a_name, (a_setup, a_device) in DEVICES.items():

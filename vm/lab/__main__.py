@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import fnmatch
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -18,7 +19,7 @@ from .case import CASES, Case
 from .places import Places
 from .runner import Runner
 
-KVM_SECONDS = 30
+KVM_SECONDS = 60
 
 
 def arguments() -> argparse.Namespace:
@@ -61,6 +62,8 @@ async def acceleration(places: Places, wanted: str) -> str:
 
 
 async def main() -> int:
+    # To be ended from outside is no reason to leave anything behind.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
     options = arguments()
     picked = chosen(options)
     if options.list:

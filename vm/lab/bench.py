@@ -12,7 +12,7 @@ from typing import Any
 
 from .guest import Guest
 from .host import MiB, make_file, run
-from .places import USUAL_KERNEL, Places
+from .places import Places
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Bench:
         modules: str = 'virtio_pci,virtio_blk',
         machine: str = 'pc',
         arguments: Sequence[str] = (),
-        kernel: str = USUAL_KERNEL,
+        kernel: str | None = None,
         initramfs: Path | None = None,
         memory: int = 320,
         environment: dict[str, str] | None = None,

@@ -50,7 +50,7 @@ def case(
     name: str,
     *,
     short: bool = False,
-    limit: float = 600,
+    limit: float = 1800,
     inside: bool = False,
     kernel: str = 'linux-aio',
 ) -> Callable[[Body], Body]:

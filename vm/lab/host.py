@@ -36,7 +36,7 @@ async def run(*command: object, allow: tuple[int, ...] = (0,)) -> str:
     return text
 
 
-async def eventually(what: str, condition: Callable[[], bool], seconds: float = 300) -> None:
+async def eventually(what: str, condition: Callable[[], bool], seconds: float = 1800) -> None:
     """Waits until the condition holds. The time is only there for hangs."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not condition():
@@ -73,10 +73,13 @@ async def loop_device(file: Path, sector: int = 512) -> AsyncIterator[Path]:
     if os.geteuid() != 0 or not Path('/dev/loop-control').exists():
         raise Skip('loop devices want root')
     device = Path((await run('losetup', '-f', '--show', '-b', sector, file)).strip())
+    # To be let go of while it is open means that it goes with the last who has it open, even by a kill.
+    opened = os.open(device, os.O_RDONLY)
     try:
+        await run('losetup', '-d', device)
         yield device
     finally:
-        await run('losetup', '-d', device)
+        os.close(opened)
 
 
 @contextlib.asynccontextmanager

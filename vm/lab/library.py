@@ -15,14 +15,13 @@ from .bench import Bench, Disk
 from .case import Failure
 from .guest import Guest
 from .host import MiB, run
-from .places import USUAL_KERNEL
 
 # Where tests make their files.
 WORK = '/mnt'
 MODULES = 'virtio_pci,virtio_blk,loop,ext4'
 
 
-def combined(bench: Bench, kernel: str) -> Any:
+def combined(bench: Bench, kernel: str | None) -> Any:
     """The kernel's initramfs with the library's behind it: Linux unpacks one after the other."""
     path = bench.directory / 'initramfs'
     with open(path, 'wb') as out:
@@ -34,7 +33,7 @@ def combined(bench: Bench, kernel: str) -> Any:
 
 async def library_guest(
     bench: Bench,
-    kernel: str = USUAL_KERNEL,
+    kernel: str | None = None,
     *,
     modules: str = '',
     file_system: str = 'ext4',
@@ -72,8 +71,7 @@ class Outcome:
 
 
 async def meson_tests(bench: Bench, suites: tuple[str, ...]) -> list[dict[str, Any]]:
-    build = bench.places.root / 'c-tests'
-    tests = json.loads(await run('meson', 'introspect', '--tests', build))
+    tests = json.loads(await run('meson', 'introspect', '--tests', bench.places.programs))
     return [test for test in tests if any(suite.split(':')[-1] in suites for suite in test['suite'])]
 
 

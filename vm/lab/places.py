@@ -6,11 +6,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .case import Skip
+
 NEWEST = 'sid'
-# The Debian suites whose kernels boot here, oldest first, and the one that cases use without a reason
-# for another.
+# The Debian suites whose kernels boot here, oldest first.
 KERNELS = ('bullseye', 'bookworm', 'trixie', NEWEST)
-USUAL_KERNEL = 'trixie'
+# What boots where a case has no reason for another: the first of these that could be fetched.
+USUAL_KERNELS = ('trixie', 'bookworm', NEWEST, 'bullseye')
 
 
 @dataclass(frozen=True)
@@ -40,5 +42,14 @@ class Places:
     def project(self) -> Path:
         return Path(__file__).resolve().parent.parent.parent
 
-    def guest(self, kernel: str) -> Path:
-        return self.root / f'guest-{kernel}'
+    @property
+    def programs(self) -> Path:
+        """Meson's build directory, with the library and its tests."""
+        return self.root.parent
+
+    def guest(self, kernel: str | None = None) -> Path:
+        """What boots the kernel of that suite, or the usual one."""
+        for suite in [kernel] if kernel else USUAL_KERNELS:
+            if (self.root / f'guest-{suite}/initramfs').exists():
+                return self.root / f'guest-{suite}'
+        raise Skip(f'the kernel of {kernel or "any suite"} could not be fetched')
