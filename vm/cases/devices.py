@@ -72,7 +72,7 @@ def register(kind: Kind, kernel: str) -> None:
             check('laio[' in guest.said() and ' 0 failed' in guest.said(), f'the library did it: {guest.said()}')
 
     suffix = '' if kernel == 'linux-aio' else '-on-io_uring'
-    short = kind.short and (not suffix or kind.name in ('virtio-blk-iothread', 'virtio-blk-vcpu'))
+    short = kind.short and (not suffix or kind.name == 'virtio-blk-iothread')
     add(Case(f'devices/{kind.name}{suffix}', body, 1800, short, False, kernel))
 
 

@@ -25,7 +25,7 @@ async def use(bench: Bench, disk: Disk) -> None:
         await run(bench.places.image_tool, 'check', '-q', disk.path)
 
 
-@case('images/qcow2', short=True)
+@case('images/qcow2')
 async def qcow2(bench: Bench) -> None:
     await use(bench, await bench.disk(format_='qcow2'))
 

@@ -76,7 +76,7 @@ async def savevm_and_loadvm(bench: Bench) -> None:
     await guest.quit()
 
 
-@case('machine/migration-to-a-file', short=True)
+@case('machine/migration-to-a-file')
 async def migration(bench: Bench) -> None:
     guest = await bench.guest([await bench.disk()], (DEVICE,), arguments=IOTHREAD)
     load = Load(guest)
