@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from lab.bench import Bench
-from lab.case import Case, add, check
+from lab.case import Case, add, check, with_io_uring
 from lab.load import verified
 
 
@@ -67,13 +68,19 @@ def register(kind: Kind, kernel: str) -> None:
         for seed, rw in enumerate(('randrw', 'randwrite', 'write'), 1):
             await verified(guest, f'/dev/{kind.file}', seed=seed, rw=rw, size='6m')
         await guest.shell('sync')
+        native = kernel == 'linux-aio' and bench.aio == 'native'
+        check(guest.uses_linux_aio() == native, f'it is on {"Linux AIO" if native else "io_uring"}')
         await guest.quit()
         if bench.places.engine == 'laio':
-            check('laio[' in guest.said() and ' 0 failed' in guest.said(), f'the library did it: {guest.said()}')
+            done = re.search(r'laio\[\d+\]: engine: [1-9]', guest.said()) and ' 0 failed' in guest.said()
+            check(done, f'the library did it: {guest.said()}')
 
     suffix = '' if kernel == 'linux-aio' else '-on-io_uring'
     short = kind.short and (not suffix or kind.name == 'virtio-blk-iothread')
-    add(Case(f'devices/{kind.name}{suffix}', body, 1800, short, False, kernel))
+    new = Case(f'devices/{kind.name}{suffix}', body, 1800, short, False, kernel)
+    add(new)
+    if not suffix:
+        add(with_io_uring(new, kind.name == 'virtio-blk-iothread'))
 
 
 for a_kind in KINDS:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lab.bench import Bench, Disk
-from lab.case import Case, Failure, Skip, add, case, check
+from lab.case import Case, Failure, Skip, add, case, check, with_io_uring
 from lab.guest import Guest
 from lab.host import MiB, file_system, make_full
 from lab.load import Load, fio, verified
@@ -24,7 +24,7 @@ async def on_full(bench: Bench, policy: str) -> tuple[Guest, Disk, Path]:
     return guest, disk, filler
 
 
-@case('errors/no-space-stop', short=True)
+@case('errors/no-space-stop', short=True, both_aios=True)
 async def no_space_stop(bench: Bench) -> None:
     guest, _, filler = await on_full(bench, 'stop')
     load = Load(guest)
@@ -42,7 +42,7 @@ async def no_space_stop(bench: Bench) -> None:
     await guest.quit()
 
 
-@case('errors/no-space-report', short=True)
+@case('errors/no-space-report', short=True, both_aios=True)
 async def no_space_report(bench: Bench) -> None:
     guest, _, filler = await on_full(bench, 'report')
     output = await guest.shell(fio('/dev/vda'), status=None)
@@ -52,7 +52,7 @@ async def no_space_report(bench: Bench) -> None:
     await guest.quit()
 
 
-@case('errors/no-space-ignore')
+@case('errors/no-space-ignore', both_aios=True)
 async def no_space_ignore(bench: Bench) -> None:
     guest, _, filler = await on_full(bench, 'ignore')
     await guest.shell('dd if=/dev/zero of=/dev/vda bs=64k count=128 oflag=direct')
@@ -91,14 +91,16 @@ def register_injection(kind: str) -> None:
         await load.stop()
         await guest.quit()
 
-    add(Case(f'errors/injected-{kind}', body, 1800, kind == 'write', False, 'linux-aio'))
+    new = Case(f'errors/injected-{kind}', body, 1800, kind == 'write', False, 'linux-aio')
+    add(new)
+    add(with_io_uring(new))
 
 
 for a_kind in ('read', 'write', 'flush'):
     register_injection(a_kind)
 
 
-@case('errors/discard-and-zero', short=True)
+@case('errors/discard-and-zero', short=True, both_aios=True)
 async def discard_and_zero(bench: Bench) -> None:
     disk = Disk(
         make_full(bench.directory / 'disk.raw', 64 * MiB),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from lab.bench import Bench, Disk
-from lab.case import Case, add, case
+from lab.case import Case, add, case, with_io_uring
 from lab.host import MiB, file_system, loop_device, make_file, make_full, run
 from lab.load import verified
 
@@ -25,7 +25,7 @@ async def use(bench: Bench, disk: Disk) -> None:
         await run(bench.places.image_tool, 'check', '-q', disk.path)
 
 
-@case('images/qcow2')
+@case('images/qcow2', both_aios=True)
 async def qcow2(bench: Bench) -> None:
     await use(bench, await bench.disk(format_='qcow2'))
 
@@ -35,12 +35,12 @@ async def qcow2_on_io_uring(bench: Bench) -> None:
     await use(bench, await bench.disk(format_='qcow2'))
 
 
-@case('images/full')
+@case('images/full', both_aios=True)
 async def full(bench: Bench) -> None:
     await use(bench, Disk(make_full(bench.directory / 'full.raw', 64 * MiB)))
 
 
-@case('images/sectors-of-4096', short=True)
+@case('images/sectors-of-4096', short=True, both_aios=True)
 async def big_sectors(bench: Bench) -> None:
     file = make_file(bench.directory / 'backing', 64 * MiB)
     device = await bench.stack.enter_async_context(loop_device(file, 4096))
@@ -52,7 +52,9 @@ def register(kind: str, format_: str, short: bool) -> None:
         where = await bench.stack.enter_async_context(file_system(kind, bench.directory, 384 * MiB))
         await use(bench, await bench.disk(format_=format_, where=where))
 
-    add(Case(f'images/{format_}-on-{kind}', body, 1800, short, False, 'linux-aio'))
+    new = Case(f'images/{format_}-on-{kind}', body, 1800, short, False, 'linux-aio')
+    add(new)
+    add(with_io_uring(new))
 
 
 for a_kind in ('ext4', 'xfs', 'btrfs', 'tmpfs'):

@@ -51,7 +51,7 @@ async def same(bench: Bench, one: Path, other: Path, one_format: str = 'raw', ot
     await run(bench.places.image_tool, 'compare', '-U', '-f', one_format, '-F', other_format, one, other)
 
 
-@case('jobs/mirror-and-pivot', short=True)
+@case('jobs/mirror-and-pivot', short=True, both_aios=True)
 async def mirror_and_pivot(bench: Bench) -> None:
     guest, load = await loaded(bench)
     source = 'disk'
@@ -69,7 +69,7 @@ async def mirror_and_pivot(bench: Bench) -> None:
     await guest.quit()
 
 
-@case('jobs/mirror-and-cancel', short=True)
+@case('jobs/mirror-and-cancel', short=True, both_aios=True)
 async def mirror_and_cancel(bench: Bench) -> None:
     guest, load = await loaded(bench)
     for round_, sync in enumerate(('background', 'write-blocking')):
@@ -101,7 +101,7 @@ async def mirror_and_cancel(bench: Bench) -> None:
     await guest.quit()
 
 
-@case('jobs/backup', short=True)
+@case('jobs/backup', short=True, both_aios=True)
 async def backup(bench: Bench) -> None:
     guest, load = await loaded(bench)
     for round_ in range(3):
@@ -133,7 +133,7 @@ async def backup(bench: Bench) -> None:
     await guest.quit()
 
 
-@case('jobs/snapshot-commit-stream', short=True)
+@case('jobs/snapshot-commit-stream', short=True, both_aios=True)
 async def snapshot_commit_stream(bench: Bench) -> None:
     guest, load = await loaded(bench, 'qcow2')
     top = 'disk'

@@ -18,7 +18,7 @@ IOTHREAD = ('-object', 'iothread,id=io0')
 DEVICE = 'virtio-blk-pci,drive=disk,iothread=io0,id=dev'
 
 
-@case('machine/stop-and-cont')
+@case('machine/stop-and-cont', both_aios=True)
 async def stop_and_cont(bench: Bench) -> None:
     guest = await bench.guest([await bench.disk()], (DEVICE,), arguments=IOTHREAD)
     load = Load(guest)
@@ -32,7 +32,7 @@ async def stop_and_cont(bench: Bench) -> None:
     await guest.quit()
 
 
-@case('machine/throttle-and-resize', short=True)
+@case('machine/throttle-and-resize', short=True, both_aios=True)
 async def throttle_and_resize(bench: Bench) -> None:
     disk = await bench.disk()
     limits = '-object', 'throttle-group,id=group,x-iops-total=500'
@@ -55,7 +55,7 @@ async def throttle_and_resize(bench: Bench) -> None:
     await guest.quit()
 
 
-@case('machine/savevm-and-loadvm', short=True)
+@case('machine/savevm-and-loadvm', short=True, both_aios=True)
 async def savevm_and_loadvm(bench: Bench) -> None:
     guest = await bench.guest([await bench.disk(format_='qcow2')], ('virtio-blk-pci,drive=disk,id=dev',))
     load = Load(guest)
@@ -76,7 +76,7 @@ async def savevm_and_loadvm(bench: Bench) -> None:
     await guest.quit()
 
 
-@case('machine/migration-to-a-file')
+@case('machine/migration-to-a-file', both_aios=True)
 async def migration(bench: Bench) -> None:
     guest = await bench.guest([await bench.disk()], (DEVICE,), arguments=IOTHREAD)
     load = Load(guest)
@@ -100,7 +100,7 @@ async def migration(bench: Bench) -> None:
     await guest.quit()
 
 
-@case('machine/hot-plug', short=True)
+@case('machine/hot-plug', short=True, both_aios=True)
 async def hot_plug(bench: Bench) -> None:
     disk, other = await bench.disk(), await bench.disk(node='other')
     guest = await bench.guest([disk, other], (DEVICE,), arguments=IOTHREAD)
@@ -126,7 +126,7 @@ async def hot_plug(bench: Bench) -> None:
     await guest.quit()
 
 
-@case('machine/reset', short=True)
+@case('machine/reset', short=True, both_aios=True)
 async def reset(bench: Bench) -> None:
     guest = await bench.guest([await bench.disk()], (DEVICE,), arguments=IOTHREAD)
     for seed in range(3):
@@ -138,7 +138,7 @@ async def reset(bench: Bench) -> None:
     await guest.quit()
 
 
-@case('machine/quit-under-load', short=True)
+@case('machine/quit-under-load', short=True, both_aios=True)
 async def quit_under_load(bench: Bench) -> None:
     disk = await bench.disk()
     for device in (DEVICE, 'virtio-blk-pci,drive=disk,ioeventfd=off'):
@@ -172,7 +172,7 @@ def flushed(console: Path) -> list[int]:
     return [int(n) for n in re.findall(r'^flushed (\d+)\r?$', console.read_text(errors='replace'), re.M)]
 
 
-@case('machine/killed-emulator', short=True)
+@case('machine/killed-emulator', short=True, both_aios=True)
 async def killed_emulator(bench: Bench) -> None:
     """What the guest had flushed when its emulator was killed is in the file."""
     disk = await bench.disk()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ def check(condition: object, what: str) -> None:
 @dataclass(frozen=True)
 class Case:
     """A test. `limit` is in seconds, and only there for hangs. A case that is about the library inside
-    of a guest is the same with every engine of the emulator, and runs on one."""
+    of a guest is the same with every engine of the emulator, and runs on one. `kernel` is LAIO_KERNEL of the
+    emulator, and `aio` what its disks are opened with."""
 
     name: str
     body: Body
@@ -37,6 +38,7 @@ class Case:
     short: bool
     inside: bool
     kernel: str
+    aio: str = 'native'
 
     @property
     def theme(self) -> str:
@@ -53,14 +55,24 @@ def case(
     limit: float = 1800,
     inside: bool = False,
     kernel: str = 'linux-aio',
+    both_aios: bool = False,
 ) -> Callable[[Body], Body]:
-    """Makes a function a case. `short`: part of the short set. `kernel`: LAIO_KERNEL of the emulator."""
+    """Makes a function a case. `short`: part of the short set. `both_aios`: a second case has the same with
+    aio=io_uring."""
 
     def register(body: Body) -> Body:
-        add(Case(name, body, limit, short, inside, kernel))
+        new = Case(name, body, limit, short, inside, kernel)
+        add(new)
+        if both_aios:
+            add(with_io_uring(new))
         return body
 
     return register
+
+
+def with_io_uring(plain: Case, short: bool = False) -> Case:
+    """The case with aio=io_uring, QEMU's other engine, in place of aio=native."""
+    return replace(plain, name=f'{plain.name}-aio-io_uring', short=short, aio='io_uring')
 
 
 def add(new: Case) -> None:

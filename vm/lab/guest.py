@@ -98,6 +98,11 @@ class Guest:
         text = (self.directory / 'emulator.log').read_text(errors='replace')
         return text.partition('\n')[2]
 
+    def uses_linux_aio(self) -> bool:
+        """Whether it has a ring of io_setup(2), which is a mapping of that name."""
+        assert self._process is not None
+        return '/[aio]' in Path(f'/proc/{self._process.pid}/maps').read_text()
+
     def alive(self) -> bool:
         return self._process is not None and self._process.returncode is None
 

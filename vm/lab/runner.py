@@ -41,7 +41,7 @@ class Runner:
         directory = self.work / f'{case.name.replace("/", "-")}.{self.places.engine}'
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        bench = Bench(self.places, directory, self.acceleration, case.kernel)
+        bench = Bench(self.places, directory, self.acceleration, case.kernel, case.aio)
         start = time.monotonic()
         problem = skipped = ''
         try:
