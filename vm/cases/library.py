@@ -72,6 +72,35 @@ for a_kind in ('ext4', 'xfs', 'btrfs', 'f2fs', 'vfat'):
     register_verify(a_kind)
 
 
+# What nfs-utils would tell the kernel's server, which asks nobody then: who may, what is exported, and which
+# handle that is. The flags are insecure, wdelay, no_subtree_check and fsid=0, the root of what NFSv4 exports.
+NFS_SERVER = (
+    'mount -t nfsd nfsd /proc/fs/nfsd',
+    'cd /proc/fs/nfsd && echo -3 +4.2 >versions && echo 10 >nfsv4leasetime && echo 10 >nfsv4gracetime',
+    'echo "nfsd 127.0.0.1 2147483647 loop" >/proc/net/rpc/auth.unix.ip/channel',
+    f'echo "loop {WORK} 2147483647 9250 65534 65534 0" >/proc/net/rpc/nfsd.export/channel',
+    rf"printf 'loop 1 \\x00000000 2147483647 {WORK}\n' >/proc/net/rpc/nfsd.fh/channel",
+    'cd /proc/fs/nfsd && echo tcp 2049 >portlist && echo 2 >threads',
+)
+
+
+@case('library/verify-on-nfs', inside=True)
+async def verify_on_nfs(bench: Bench) -> None:
+    """Over the guest's own loopback, from the kernel's server, with ext4 below."""
+    guest = await library_guest(bench, modules='nfsd,nfs,nfsv4')
+    for command in (*NFS_SERVER, 'mkdir /nfs', 'mount -i -t nfs4 -o addr=127.0.0.1,vers=4.2,sec=sys 127.0.0.1:/ /nfs'):
+        await guest.shell(command)
+    await guest.shell('truncate -s 16M /nfs/image')
+    for kernel in ('linux-aio', 'io_uring'):
+        for how in ('--direct', ''):
+            await guest.shell(f'LAIO_KERNEL={kernel} laio-bench --verify {how} -r -s 16384 -d 16 -c 500 /nfs/image')
+    there = await guest.shell('md5sum </nfs/image')
+    await guest.shell('umount /nfs')
+    below = await guest.shell(f'md5sum <{WORK}/image')
+    check(there == below, 'it is in the file that was exported')
+    await guest.quit()
+
+
 @case('library/zone-append', short=True, inside=True)
 async def zone_append(bench: Bench) -> None:
     guest = await library_guest(bench, file_system='')
