@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab.bench import Bench, Disk
 from lab.case import case, check
-from lab.host import MiB
+from lab.host import MiB, released
 from lab.load import Load, verified
 
 IOTHREAD = ('-object', 'iothread,id=io0')
@@ -185,6 +185,7 @@ async def killed_emulator(bench: Bench) -> None:
             check(guest.alive(), 'the emulator runs')
         guest.kill()
         await guest.end()
+        await released(disk.path)
         safe = max(flushed(console))
         found = records(disk)
         for number in range(max(round_ * 1_000_000 + 1, safe - SLOTS + 1), safe + 1):

@@ -45,6 +45,13 @@ async def eventually(what: str, condition: Callable[[], bool], seconds: float = 
         await asyncio.sleep(0.05)
 
 
+async def released(path: Path) -> None:
+    """Waits until nobody has locks on the file. What a killed emulator had in flight on io_uring keeps the file,
+    and with it the locks of the image, for a moment longer than the process lives."""
+    number = path.stat().st_ino
+    await eventually(f'{path} is locked', lambda: f':{number} ' not in Path('/proc/locks').read_text())
+
+
 def make_file(path: Path, size: int) -> Path:
     with open(path, 'wb') as file:
         file.truncate(size)
