@@ -18,7 +18,7 @@ demo_bench = $(BUILD_DIR)/demo/laio-bench
 floor = $(CC) -std=gnu11 $(CFLAGS) -D_GNU_SOURCE -Iinclude $(bench_sources) bench/floor.c -o $(demo_bench)-floor
 bench_sources = $(addprefix bench/,laio-bench.c options.c report.c workload.c histogram.c pattern.c)
 
-.PHONY: help all demo demo-build check quick lint check-qemu check-vm bench bench-scale bench-qemu check-docs check-fio soak header pictures install dist dist-check deb clean
+.PHONY: help all demo demo-build check quick lint check-qemu check-vm bench bench-scale bench-qemu check-docs check-fio soak soak-vm header pictures install dist dist-check deb clean
 
 help:
 	@echo 'make demo     a million completions that would each nest, on a sparse image: see it work'
@@ -28,6 +28,7 @@ help:
 	@echo 'make check    every test, many minutes: all of cargo test, and meson test with its suites'
 	@echo '              c, faults, valgrind, examples, programs, header, preload, bench, tools, docs'
 	@echo 'make soak     looks for bugs for longer: SECONDS=$(SECONDS) for each of several ways'
+	@echo 'make soak-vm  guests with random block jobs and faults, SECONDS=$(SECONDS) with each engine; SEED=N for those of before'
 	@echo 'make check-qemu  builds QEMU 7.2, 10.0 and 10.2 on the library and tests their tools'
 	@echo 'make check-docs  runs the commands of README.md and docs/ in a clean clone, half an hour'
 	@echo 'make check-fio  the engine for fio against libaio in some hundred verify jobs, half an hour'
@@ -138,3 +139,6 @@ bench-qemu:
 
 soak:
 	tools/soak.sh $(SECONDS)
+
+soak-vm:
+	tools/check-vm.sh --both --soak $(SECONDS) $(if $(SEED),--seed $(SEED))

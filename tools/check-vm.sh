@@ -22,6 +22,8 @@ Runs the short set of cases, or those named (patterns like 'jobs/*' are names, t
   --keep         keep what a case made even if it passed, in BUILD_DIR/vm/cases
   --jobs N       so many at a time; the processors, unless said
   --accel A      tcg or kvm; unless said, kvm where a guest boots with it
+  --soak S       instead of cases: for S seconds, guests with random block jobs and random faults
+  --seed N       the first one's seed, which says all that it does; unless said, another each time
 END
 }
 
@@ -32,7 +34,11 @@ list=false
 keep=false
 jobs=
 accel=
-parse 'full own-engine both list keep jobs= accel=' "$@"
+soak=
+seed=
+parse 'full own-engine both list keep jobs= accel= soak= seed=' "$@"
+[[ $soak =~ ^[0-9]*$ ]] || misuse "--soak takes a number of seconds, and not \"$soak\""
+[[ -z $soak ]] || : "${seed:=$((RANDOM << 15 | RANDOM))}"
 
 mkdir -p "${BUILD_DIR:-build}/vm"
 build=$(realpath "${BUILD_DIR:-build}")
@@ -102,6 +108,7 @@ engine() {
     ! $keep || options+=(--keep)
     [[ -z $jobs ]] || options+=(--jobs "$jobs")
     [[ -z $accel ]] || options+=(--accel "$accel")
+    [[ -z $soak ]] || options+=(--soak "$soak" --seed "$seed")
     # From where the sockets have short names.
     (cd vm && PYTHONDONTWRITEBYTECODE=1 "${apart[@]}" "$root/python/bin/python" -m lab --root "$root" \
         "${options[@]}" "$@" "${arguments[@]}")

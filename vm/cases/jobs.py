@@ -28,16 +28,26 @@ async def loaded(bench: Bench, format_: str = 'raw') -> tuple[Guest, Load]:
     return guest, load
 
 
-async def add_node(bench: Bench, guest: Guest, node: str, format_: str = 'raw', backing: object = 0) -> Path:
+async def add_node(
+    bench: Bench,
+    guest: Guest,
+    node: str,
+    format_: str = 'raw',
+    backing: object = 0,
+    size: int = SIZE,
+    inject: dict[str, object] | None = None,
+) -> Path:
     """Another empty image, as a node of the guest's. `backing`: None for a qcow2 whose chain is to be
-    made by a snapshot."""
-    disk = await bench.disk(SIZE, format_, node=node)
-    file = {
+    made by a snapshot. `inject`: an error that blkdebug makes of its requests."""
+    disk = await bench.disk(size, format_, node=node)
+    file: dict[str, object] = {
         'driver': 'file',
         'filename': str(disk.path),
         'aio': bench.aio,
         'cache': {'direct': True},
     }
+    if inject:
+        file = {'driver': 'blkdebug', 'image': file, 'inject-error': [inject]}
     more = {'backing': None} if backing is None else {}
     await guest.execute(
         'blockdev-add',

@@ -10,9 +10,10 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
-import cases  # noqa: F401 - registers them
+from cases import soak  # and with it, all cases are registered
 
 from .bench import Bench
 from .case import CASES, Case
@@ -31,6 +32,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--list', action='store_true', help='show the cases and run none')
     parser.add_argument('--jobs', type=int, default=os.cpu_count() or 1, help='so many at a time')
     parser.add_argument('--keep', action='store_true', help='keep all files of the cases, not only of failures')
+    parser.add_argument('--soak', type=float, metavar='SECONDS', help='instead: random machines, for that long')
+    parser.add_argument('--seed', type=int, default=0, help='the first of their seeds')
     parser.add_argument('--accel', default='', help='tcg or kvm; default: kvm where a guest boots with it')
     return parser.parse_args()
 
@@ -74,7 +77,11 @@ async def main() -> int:
     accelerated = await acceleration(places, options.accel)
     print(f'# accelerator: {accelerated}; engine: {places.engine}; {options.jobs} at a time')
     runner = Runner(places, places.root / 'cases', accelerated, options.keep)
-    await runner.run(picked, options.jobs)
+    rounds: Iterable[Case] = picked
+    if options.soak is not None:
+        print(f'# seed: {options.seed}')
+        rounds = soak.rounds(options.seed, options.soak)
+    await runner.run(rounds, options.jobs)
     if runner.failed:
         print(f'# failed: {" ".join(runner.failed)}; their logs are in {runner.work}')
     return int(bool(runner.failed))

@@ -136,14 +136,15 @@ class Guest:
         await self.job_state(name, until)
         return name
 
-    async def job_state(self, name: str, until: str = 'concluded') -> None:
+    async def job_state(self, name: str, until: str = 'concluded', *, fails: bool = False) -> None:
+        """Waits until the job is in that state; at its end it has failed, or not, as is said here."""
         while True:
             jobs = {job['id']: job for job in await self.execute('query-jobs')}
             state = jobs[name]['status'] if name in jobs else 'gone'
             if state == 'concluded':
                 error = jobs[name].get('error')
                 await self.execute('job-dismiss', {'id': name})
-                check(error is None, f'the job {name} failed: {error}')
+                check((error is not None) == fails, f'the job {name} ended with the error {error}')
             if state == until:
                 return
             check(state not in ('concluded', 'gone'), f'the job {name} is {state}, and not {until}')

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sized
 from pathlib import Path
 
 from .bench import Bench
@@ -27,15 +27,20 @@ class Runner:
         self.failed: list[str] = []
         self._count = 0
 
-    async def run(self, cases: Sequence[Case], jobs: int) -> None:
-        print(f'1..{len(cases)}', flush=True)
-        room = asyncio.Semaphore(jobs)
+    async def run(self, cases: Iterable[Case], jobs: int) -> None:
+        """The plan comes first, unless nobody knows yet how many they will be."""
+        planned = isinstance(cases, Sized)
+        if planned:
+            print(f'1..{len(cases)}', flush=True)
+        left = iter(cases)
 
-        async def one(case: Case) -> None:
-            async with room:
+        async def worker() -> None:
+            for case in left:
                 await self._run_one(case)
 
-        await asyncio.gather(*(one(case) for case in cases))
+        await asyncio.gather(*(worker() for _ in range(jobs)))
+        if not planned:
+            print(f'1..{self._count}', flush=True)
 
     async def _run_one(self, case: Case) -> None:
         directory = self.work / f'{case.name.replace("/", "-")}.{self.places.engine}'
