@@ -12,7 +12,7 @@ Usage: tools/install-deps.sh PURPOSE...
 
   build      a C compiler and linker, for the library and laio-bench
   install    all that, meson, ninja, pkg-config and python3
-  check      all that, what the tests and examples are built with (a C++ compiler, the headers of GLib,
+  check      all that, what the tests and examples are built with (a C++ compiler, CMake, the headers of GLib,
              libuv, libaio, liburing and nbdkit), and what they are run with (valgrind, nbdkit and clients of
              it: nbdcopy, QEMU's tools, fio), libvirt's check of domains, bpftrace, perf and gdb for the
              tracepoints, dpkg-dev to fetch fio's headers, and a parser of Markdown
@@ -84,6 +84,7 @@ collect() {
     check)
         collect install
         need has c++ -- g++
+        need has cmake -- cmake
         need has man -- man-db
         need has_library glib-2.0 -- libglib2.0-dev
         need has_library libuv -- libuv1-dev

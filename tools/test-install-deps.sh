@@ -43,7 +43,7 @@ said() { # STATUS FILE PATTERN
 # is NAME STATUS FILE PATTERN
 is() { ok "$1" said "${@:2}"; }
 
-tools=(cargo cc c++ man python3 meson ninja pkg-config valgrind nbdkit nbdcopy qemu-img fio dpkg-source)
+tools=(cargo cc c++ cmake man python3 meson ninja pkg-config valgrind nbdkit nbdcopy qemu-img fio dpkg-source)
 line='missing; type: sudo apt-get install -y --no-install-recommends'
 
 path "${tools[@]}"
@@ -58,7 +58,7 @@ user 1000
 apt_get 'exit 0'
 run check
 is 'without root or sudo: the line to type' 1 err \
-    "$line gcc libc6-dev python3 meson ninja-build pkg-config g\\+\\+ man-db libglib2.0-dev libuv1-dev valgrind libaio-dev \
+    "$line gcc libc6-dev python3 meson ninja-build pkg-config g\\+\\+ cmake man-db libglib2.0-dev libuv1-dev valgrind libaio-dev \
 liburing-dev nbdkit-plugin-dev nbdkit libnbd-bin qemu-utils fio dpkg-dev( python3-markdown-it)?\$"
 is 'and one line only' 1 err '^install-deps.sh'
 [[ $(wc -l <"$dir/err") -eq 1 ]] || status=2

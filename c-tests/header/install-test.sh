@@ -76,4 +76,13 @@ page() {
 for program in laio-bench laio-run; do
     ok "the manual page of $program has its options" page "$program"
 done
+
+# A file of somebody else's stays, with the directory that it is in.
+leaves_nothing() {
+    touch "$libdir/not-ours"
+    ninja -C "$build_dir" uninstall >/dev/null
+    find "$destdir" ! -type d >"$dir/left"
+    diff <(echo "$libdir/not-ours") "$dir/left"
+}
+ok 'ninja uninstall leaves nothing' leaves_nothing
 finish
