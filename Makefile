@@ -18,7 +18,7 @@ demo_bench = $(BUILD_DIR)/demo/laio-bench
 floor = $(CC) -std=gnu11 $(CFLAGS) -D_GNU_SOURCE -Iinclude $(bench_sources) bench/floor.c -o $(demo_bench)-floor
 bench_sources = $(addprefix bench/,laio-bench.c options.c report.c workload.c histogram.c pattern.c)
 
-.PHONY: help all demo demo-build check quick lint check-qemu check-vm bench bench-scale bench-qemu check-docs check-fio soak soak-vm header pictures install dist dist-check deb clean
+.PHONY: help all demo demo-build check quick lint check-qemu check-vm bench bench-scale bench-qemu check-docs check-fio soak soak-vm header pictures install dist dist-check deb rpm clean
 
 help:
 	@echo 'make demo     a million completions that would each nest, on a sparse image: see it work'
@@ -42,6 +42,7 @@ help:
 	@echo 'make dist     the source archive of HEAD with its crates, which builds offline: build/dist/'
 	@echo 'make dist-check  that, unpacked and built without a network'
 	@echo 'make deb      packages of HEAD for Debian, looked at by lintian, built twice: build/deb/'
+	@echo 'make rpm      packages of rpm/laio.spec from that archive, with the files that meson installs: build/rpm/'
 	@echo 'make clean    remove what these have built'
 
 all: $(BUILD_DIR)/build.ninja
@@ -114,6 +115,10 @@ dist-check:
 deb:
 	tools/install-deps.sh install deb
 	tools/deb.sh --twice --into $(BUILD_DIR)/deb
+
+rpm:
+	tools/install-deps.sh install rpm
+	tools/rpm.sh --into $(BUILD_DIR)/rpm
 
 clean:
 	cargo clean

@@ -44,6 +44,8 @@ NOT_RUN = {
     "make bench BENCH_ARGS='--into docs/figures/bench'": ELSEWHERE + 'an hour, as above',
     'make bench-scale': ELSEWHERE + 'minutes, as above',
     'tools/under-load.sh --times 3 -- make check': ELSEWHERE + 'hours, on a busy machine',
+    'make deb': ELSEWHERE + 'it builds everything twice, and wants the machine to have debhelper',
+    'make rpm': ELSEWHERE + 'it builds everything once more, and wants the machine to have rpm',
     'make bench-qemu': ELSEWHERE + 'it builds two QEMUs and measures them',
     'tools/check-vm.sh jobs/backup': 'wants what make check-vm has fetched and built',
     "tools/check-vm.sh --own-engine 'machine/*'": 'wants what make check-vm has fetched and built',
@@ -65,6 +67,7 @@ NOT_RUN = {
 
 # What takes minutes, or cannot be had without a network.
 SLOW = [
+    'make dist',
     """make bench BENCH_ARGS='--rows "hole read 4k" --reps 3'""",
     'qemu/fetch.sh 10.0 $HOME/qemu',
     'qemu/build.sh $HOME/qemu',

@@ -6,6 +6,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=tools/lib/cli.sh
 source tools/lib/cli.sh
+# shellcheck source=tools/lib/packages.sh
+source tools/lib/packages.sh
 
 usage() {
     cat <<'END'
@@ -35,22 +37,17 @@ build() {
         { tail -n 20 "$1/log" >&2 && die "the packages do not build; see $1/log"; }
 }
 
-demo() {
-    local root=$into/root package
+unpack() {
+    local package
     for package in "$into"/one/*.deb; do
-        dpkg-deb -x "$package" "$root"
+        dpkg-deb -x "$package" "$into/root"
     done
-    mkdir "$into/demo"
-    local libdir
-    libdir=$(dirname "$(find "$root" -name liblaio.a)")
-    AUTOPKGTEST_TMP=$into/demo PATH=$root/usr/bin:$PATH LD_LIBRARY_PATH=$libdir \
-        PKG_CONFIG_SYSROOT_DIR=$root PKG_CONFIG_PATH=$libdir/pkgconfig \
-        PKG_CONFIG_ALLOW_SYSTEM_CFLAGS=1 PKG_CONFIG_ALLOW_SYSTEM_LIBS=1 debian/tests/demo
 }
 
 build "$into/one"
 lintian --allow-root --fail-on error,warning "$into"/one/*.changes
-demo
+unpack
+demo "$into/root" "$into/demo"
 if [[ $twice ]]; then
     build "$into/another/place"
     for package in "$into"/one/*.deb; do

@@ -21,6 +21,7 @@ Usage: tools/install-deps.sh PURPOSE...
   pictures   graphviz, to draw those of the documentation again
   vm         what guests are made with (cpio, kmod, xz, device mapper), and file systems for their disks
   deb        what Debian's packages are built and looked at with
+  rpm        what RPM packages are built and looked at with
   ci         clang-format, shellcheck and abidiff, which CI runs over the sources and the header
   bindings   libclang, to regenerate the kernel bindings (nobody else needs it)
 
@@ -148,6 +149,12 @@ collect() {
         need has dh -- debhelper
         need has fakeroot -- fakeroot
         need has lintian -- lintian
+        ;;
+    rpm)
+        need has rpmbuild -- rpm
+        need has rpm2cpio -- rpm2cpio
+        need has cpio -- cpio
+        need has xz -- xz-utils
         ;;
     ci)
         need has clang-format -- clang-format

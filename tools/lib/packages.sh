@@ -1,0 +1,14 @@
+# What the scripts that build packages do alike, for them to source.
+#
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# shellcheck shell=bash
+
+# demo ROOT DIR: debian/tests/demo with what was unpacked in ROOT. DIR is made for it.
+demo() {
+    local root=$1 libdir
+    mkdir "$2"
+    libdir=$(dirname "$(find "$root" -name liblaio.a)")
+    AUTOPKGTEST_TMP=$2 PATH=$root/usr/bin:$PATH LD_LIBRARY_PATH=$libdir \
+        PKG_CONFIG_SYSROOT_DIR=$root PKG_CONFIG_PATH=$libdir/pkgconfig \
+        PKG_CONFIG_ALLOW_SYSTEM_CFLAGS=1 PKG_CONFIG_ALLOW_SYSTEM_LIBS=1 debian/tests/demo
+}
