@@ -47,7 +47,7 @@ counted() {
 # one_liner WORD PROGRAM [FURTHER]: the page's line with that word runs; its output is in $dir/out.
 one_liner() {
     local line status=0
-    line=$(grep -m 1 "^    bpftrace .*$1" "$page")
+    line=$(grep -m 1 "^bpftrace .*$1" "$page")
     # As a shell would read it.
     # shellcheck disable=SC2294
     eval "timeout $limit ${line# } -c '${work[*]}'" >"$dir/out" 2>&1 || status=$?
@@ -127,7 +127,7 @@ traced "bpftrace sees any process with the library" in_library
 perf_counts() {
     local line
     export HOME=$dir
-    grep '^    perf ' "$page" >"$dir/lines"
+    grep '^perf ' "$page" >"$dir/lines"
     [[ $(wc -l <"$dir/lines") == 4 ]]
     while read -r line; do
         line=${line/#perf stat/perf stat -x, -o $dir/count}
