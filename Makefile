@@ -18,7 +18,7 @@ demo_bench = $(BUILD_DIR)/demo/laio-bench
 floor = $(CC) -std=gnu11 $(CFLAGS) -D_GNU_SOURCE -Iinclude $(bench_sources) bench/floor.c -o $(demo_bench)-floor
 bench_sources = $(addprefix bench/,laio-bench.c options.c report.c workload.c histogram.c pattern.c)
 
-.PHONY: help all demo demo-build check quick lint check-qemu check-vm bench bench-scale bench-qemu check-docs check-fio soak soak-vm header pictures install dist dist-check deb rpm clean
+.PHONY: help all demo demo-build check quick lint check-qemu check-vm bench bench-scale bench-qemu check-docs check-fio soak soak-vm header pictures install uninstall dist dist-check deb rpm clean
 
 help:
 	@echo 'make demo     a million completions that would each nest, on a sparse image: see it work'
@@ -39,6 +39,7 @@ help:
 	@echo 'make bench-scale  what a request costs with more in flight, more states, more threads around it'
 	@echo 'make header   regenerate include/laio.h from src/'
 	@echo 'make install  library, header, laio.pc, laio-bench, laio-run, their man pages; PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
+	@echo 'make uninstall  takes away what was installed last'
 	@echo 'make dist     the source archive of HEAD with its crates, which builds offline: build/dist/'
 	@echo 'make dist-check  that, unpacked and built without a network'
 	@echo 'make deb      packages of HEAD for Debian, looked at by lintian, built twice: build/deb/'
@@ -104,6 +105,11 @@ install:
 		--prefix "$(abspath $(PREFIX))" --buildtype release -Dwerror=false -Dtests=false \
 		$(INSTALL_BUILD_DIR)
 	DESTDIR="$(DESTDIR)" meson install -C $(INSTALL_BUILD_DIR)
+
+uninstall:
+	@[ -f $(INSTALL_BUILD_DIR)/build.ninja ] || \
+		{ echo "make uninstall: nothing was installed from this source tree" >&2; exit 1; }
+	ninja -C $(INSTALL_BUILD_DIR) uninstall
 
 dist:
 	tools/dist.sh --into $(BUILD_DIR)/dist

@@ -24,6 +24,7 @@ twice=
 into=build/deb
 parse 'twice into=' "$@"
 takes 0 'no arguments'
+wants_a_clone
 name=laio-$(build-aux/library.sh version)
 rm -rf "$into"
 mkdir -p "$into"

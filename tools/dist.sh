@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=tools/lib/cli.sh
 source tools/lib/cli.sh
+# shellcheck source=tools/lib/packages.sh
+source tools/lib/packages.sh
 
 usage() {
     cat <<'END'
@@ -22,6 +24,7 @@ check=
 into=build/dist
 parse 'check into=' "$@"
 takes 0 'no arguments'
+wants_a_clone
 version=$(build-aux/library.sh version)
 name=laio-$version
 dir=$(mktemp -d)

@@ -22,6 +22,7 @@ END
 into=build/rpm
 parse 'into=' "$@"
 takes 0 'no arguments'
+wants_a_clone
 version=$(build-aux/library.sh version)
 grep -qx "Version: *$version" rpm/laio.spec || die "rpm/laio.spec is not of version $version"
 rm -rf "$into"

@@ -1,7 +1,13 @@
-# What the scripts that build packages do alike, for them to source.
+# What the scripts that build packages do alike, for them to source after cli.sh.
 #
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=bash
+
+# What is packed is what is committed.
+wants_a_clone() {
+    [[ -e .git ]] || die "this packs the HEAD of a clone, and here is none; what was unpacked is built by \
+dpkg-buildpackage, rpmbuild or meson itself"
+}
 
 # demo ROOT DIR: debian/tests/demo with what was unpacked in ROOT. DIR is made for it.
 demo() {
