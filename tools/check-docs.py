@@ -39,6 +39,8 @@ NOT_RUN = {
     'make check': ELSEWHERE + 'this is a part of it',
     'make check-qemu': ELSEWHERE + 'it fetches and builds three QEMUs',
     'make check-vm': ELSEWHERE + 'it fetches kernels and boots guests',
+    'make soak-vm SECONDS=600': ELSEWHERE + 'twenty minutes of guests',
+    'make soak-vm SECONDS=0 SEED=1234': ELSEWHERE + 'as above',
     'make check-vm FULL=1': ELSEWHERE + 'hours of guests',
     'make bench': ELSEWHERE + 'an hour on a machine with nothing else to do',
     "make bench BENCH_ARGS='--into docs/figures/bench'": ELSEWHERE + 'an hour, as above',
