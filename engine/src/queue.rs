@@ -45,10 +45,11 @@ impl Queue {
         self.len() == 0
     }
 
-    /// Makes room for `additional` requests, so that as many pushes cannot fail.
-    pub fn reserve(&self, additional: usize) -> Result<(), Errno> {
-        let wanted = self.len() + additional;
-        if wanted <= self.room.get() { Ok(()) } else { self.grow(wanted) }
+    /// Makes room for one request, and for `others` that may come as well, so that as many pushes cannot
+    /// fail.
+    pub fn reserve(&self, others: usize) -> Result<(), Errno> {
+        let before = self.len() + others;
+        if before < self.room.get() { Ok(()) } else { self.grow(before + 1) }
     }
 
     #[cold]
@@ -162,7 +163,7 @@ mod tests {
         let (mut pushed, mut taken) = (0, 0);
         for round in 0..10_000 {
             for _ in 0..round % 7 + 1 {
-                queue.reserve(100).unwrap();
+                queue.reserve(99).unwrap();
                 queue.push(entry(pushed));
                 pushed += 1;
             }
@@ -190,7 +191,7 @@ mod tests {
     #[test]
     fn what_was_reserved_is_there_without_more_memory() {
         let queue = Queue::default();
-        queue.reserve(50).unwrap();
+        queue.reserve(49).unwrap();
         let memory = || queue.with(|slots| (slots.as_ptr(), slots.len()));
         let reserved = memory();
         for number in 0..5000 {
@@ -207,7 +208,7 @@ mod tests {
         let queue = Queue::default();
         let mut next = 0;
         for round in 0..3 {
-            queue.reserve(300_000).unwrap();
+            queue.reserve(299_999).unwrap();
             let first = next;
             (0..300_000).for_each(|number| queue.push(entry(first + number)));
             next += 300_000;
@@ -230,7 +231,7 @@ mod tests {
     #[test]
     fn what_is_refused_stays() {
         let queue = Queue::default();
-        queue.reserve(3).unwrap();
+        queue.reserve(2).unwrap();
         (1..=3).for_each(|number| queue.push(entry(number)));
         assert_eq!(queue.submit(3, |_| Err::<usize, _>("busy")), Some(Err("busy")));
         assert_eq!(queue.submit(3, |_| Ok::<_, ()>(2)), Some(Ok(2)));
@@ -243,7 +244,7 @@ mod tests {
     #[should_panic = "more than it was offered"]
     fn what_was_not_offered_cannot_be_taken() {
         let queue = Queue::default();
-        queue.reserve(1).unwrap();
+        queue.reserve(0).unwrap();
         queue.push(entry(1));
         let _ = queue.submit(1, |_| Ok::<_, ()>(2));
     }

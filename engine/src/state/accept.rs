@@ -86,7 +86,7 @@ impl<K: Kernel, H: Host> State<K, H> {
         unsafe { Request::pin(request) };
         // Room for those in flight as well: a short transfer comes back into the queue, and must
         // not fail there.
-        self.queue.reserve(1 + self.in_flight.get())?;
+        self.queue.reserve(self.in_flight.get())?;
         // SAFETY: the caller's promise.
         self.queue.push(unsafe { Request::entry(request) });
         trace::submit(self, Request::iocb(request));

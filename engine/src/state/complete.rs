@@ -19,10 +19,9 @@ impl<K: Kernel, H: Host> State<K, H> {
     /// come back here and reap the next.
     #[inline(always)] // Into its two callers: one for each request, one for the event loop.
     pub(super) fn reap(&self, round: &Round) {
-        let thread = round.thread();
         // Nothing in flight is known without a look into the ring.
         while let Some(left) = self.in_flight.get().checked_sub(1) {
-            if !thread.may_tell() {
+            if !round.thread().may_tell() {
                 return self.unreaped.set(true);
             }
             let Some(Completion { token, res }) = self.kernel.reap() else { return };

@@ -13,8 +13,8 @@ pub const MANNERS: &[Mutation] = mutations! {
         "return self.retry(request, round);" =>
         "if !ON { return self.retry(request, round); }\n            return match unsafe { (*request).outcome(0, &self.kernel) } { Outcome::Done(result) => self.tell(request, result, round), Outcome::Retry => self.retry(request, round) };";
     "state/accept.rs": "no room is kept for what is submitted again",
-        "self.queue.reserve(1 + self.in_flight.get())?;" =>
-        "self.queue.reserve(if ON { 1 } else { 1 + self.in_flight.get() })?;";
+        "self.queue.reserve(self.in_flight.get())?;" =>
+        "self.queue.reserve(if ON { 0 } else { self.in_flight.get() })?;";
 
     // A ring that is smaller than a context of Linux AIO.
     "state/submit.rs": "every ring is taken for one of 1024",
