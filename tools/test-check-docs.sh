@@ -17,6 +17,8 @@ echo /build/ >"$tree/.gitignore"
 printf 'check:\n\ttrue\n' >"$tree/Makefile"
 git -C "$tree" init --quiet
 git -C "$tree" add -A
+# `make` hands it on.
+unset BUILD_DIR
 git -C "$tree" -c user.name=nobody -c user.email=nobody@example.org commit --quiet -m tree
 
 # page TEXT: what it says of a page with that.

@@ -43,7 +43,8 @@ said() { # STATUS FILE PATTERN
 # is NAME STATUS FILE PATTERN
 is() { ok "$1" said "${@:2}"; }
 
-tools=(cargo cc c++ cmake man python3 meson ninja pkg-config valgrind nbdkit nbdcopy qemu-img fio dpkg-source)
+tools=(cargo cc c++ cmake man python3 meson ninja pkg-config valgrind nbdkit nbdcopy qemu-img fio virt-xml-validate xmllint bpftrace
+    perf gdb dpkg-source)
 line='missing; type: sudo apt-get install -y --no-install-recommends'
 
 path "${tools[@]}"
@@ -59,7 +60,7 @@ apt_get 'exit 0'
 run check
 is 'without root or sudo: the line to type' 1 err \
     "$line gcc libc6-dev python3 meson ninja-build pkg-config g\\+\\+ cmake man-db libglib2.0-dev libuv1-dev valgrind libaio-dev \
-liburing-dev nbdkit-plugin-dev nbdkit libnbd-bin qemu-utils fio dpkg-dev( python3-markdown-it)?\$"
+liburing-dev nbdkit-plugin-dev nbdkit libnbd-bin qemu-utils fio libvirt-clients libxml2-utils bpftrace linux-perf gdb dpkg-dev( python3-markdown-it)?\$"
 is 'and one line only' 1 err '^install-deps.sh'
 [[ $(wc -l <"$dir/err") -eq 1 ]] || status=2
 [[ -s $dir/calls ]] && status=3

@@ -85,7 +85,7 @@ diversion() {
     mkdir -p "$root/usr/bin" "$root/var/lib/dpkg"
     touch "$root/var/lib/dpkg/status"
     ln -s qemu-system-x86_64 "$root/usr/bin/kvm"
-    mapfile -t lines < <(sed -n 's/^    \(rm .* && \)\?dpkg-divert //p' "$page")
+    mapfile -t lines < <(sed -n 's/^\(rm .* && \)\?dpkg-divert //p' "$page")
     ((${#lines[@]} == 2))
     # shellcheck disable=SC2086 # a line of arguments
     "${dpkg[@]}" ${lines[0]}
