@@ -196,7 +196,7 @@ const MUTATIONS: &[Mutation] = mutations! {
     "state/complete.rs": "completions beyond the budget wait for the next one",
         "self.unreaped.set(true);" => "self.unreaped.set(!ON);";
     "state/complete.rs": "there is no budget",
-        "if !thread.may_tell() {" => "if !thread.may_tell() && !ON {";
+        "if !round.thread().may_tell() {" => "if !round.thread().may_tell() && !ON {";
     "depth.rs": "a nested event loop spends the budget of the outer one",
         "thread.left.set(self.outer_left);" =>
         "thread.left.set(if ON { self.outer_left.min(thread.left.get()) } else { self.outer_left });";
