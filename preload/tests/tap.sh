@@ -22,6 +22,11 @@ under() {
     }
 }
 
+# declines PROGRAM: why engine mode leaves this QEMU's program alone; nothing where it takes it over.
+declines() {
+    "$run" --engine -- "$1" --version 2>&1 >/dev/null | sed -n 's/.*: no engine mode: \(.*\); using guard$/\1/p'
+}
+
 # says MODE [PATTERN]: the statistics are one line, of this mode, and match.
 says() {
     if [[ $(wc -l <"$dir/stats") != 1 ]] ||
