@@ -62,7 +62,6 @@ def register(kind: Kind, kernel: str) -> None:
             modules=kind.modules,
             machine=kind.machine,
             arguments=kind.objects,
-            environment={'LAIO_STATS': '1'},
         )
         await guest.shell(f'until [ -b /dev/{kind.file} ]; do sleep 0.1; done')
         for seed, rw in enumerate(('randrw', 'randwrite', 'write'), 1):

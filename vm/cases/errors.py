@@ -139,7 +139,7 @@ def register_faults(device: str, kernel: str, short: bool) -> None:
             [disk],
             (device,),
             arguments=IOTHREAD,
-            environment={'LD_PRELOAD': str(shim), 'LAIO_FAULT_SEED': '1', 'LAIO_STATS': '1'},
+            environment={'LD_PRELOAD': str(shim), 'LAIO_FAULT_SEED': '1'},
         )
         for seed in range(1, 4):
             await verified(guest, seed=seed, rw='randrw')

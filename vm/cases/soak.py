@@ -212,11 +212,11 @@ def round_of(seed: int) -> Case:
     operations = [(rng.choice(known), rng.randrange(1 << 30)) for _ in range(OPERATIONS_A_ROUND)]
 
     async def body(bench: Bench) -> None:
-        environment = {'LAIO_STATS': '1'}
+        environment = {}
         shimmed = faults and bench.places.engine == 'laio'
         if shimmed:
             shim = bench.places.programs / 'c-tests/fault/libfault-shim.so'
-            environment |= {'LD_PRELOAD': str(shim), 'LAIO_FAULT_SEED': str(seed)}
+            environment = {'LD_PRELOAD': str(shim), 'LAIO_FAULT_SEED': str(seed)}
         disk = await bench.disk(SIZE, format_)
         names = ' '.join(each.__name__ for each, _ in operations)
         bench.notes.append(

@@ -89,7 +89,7 @@ class Bench:
         guest = Guest(
             self.directory / f'guest{self._guests}',
             command,
-            {**os.environ, 'LAIO_KERNEL': self.kernel, **(environment or {})},
+            {**os.environ, 'LAIO_KERNEL': self.kernel, 'LAIO_STATS': '1', **(environment or {})},
         )
         self.stack.push_async_callback(guest.end)
         if start:

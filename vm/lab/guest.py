@@ -19,6 +19,8 @@ from .case import Failure, check
 Arguments = Mapping[str, Any]
 # What a listener waits for; a hang is for the time limit of the case to end.
 CONNECT_SECONDS = 600
+# Seconds that an emulator gets to end by itself.
+LAST_WORDS = 10
 
 
 class Guest:
@@ -67,10 +69,15 @@ class Guest:
             await self._line_that('ready')
 
     async def end(self) -> None:
-        """Ends it at once, whatever it does."""
+        """Ends it, whatever it does: by a signal that it obeys, if it still can, because it says then what its
+        engine had outstanding."""
         if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
+            self._process.terminate()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._process.wait()), LAST_WORDS)
+            if self._process.returncode is None:
+                self._process.kill()
+                await self._process.wait()
         await self._disconnect()
 
     async def quit(self) -> None:
