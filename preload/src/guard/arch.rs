@@ -48,7 +48,8 @@ pub const STACK_POINTER: Register = Register(numbers::STACK_POINTER);
 pub const RETURN_ADDRESS: Register = Register(numbers::RETURN_ADDRESS);
 
 impl Registers {
-    /// Those of the function that this is expanded into.
+    /// Those of the function that this is expanded into. The instruction is the next, as a return address
+    /// is: the one before belongs to the same row of the tables.
     #[inline(always)]
     pub fn here() -> Self {
         let (instruction, stack_pointer, frame_pointer): (usize, usize, usize);
@@ -69,7 +70,7 @@ impl Registers {
         #[cfg(target_arch = "aarch64")]
         unsafe {
             std::arch::asm!(
-                "adr {}, .",
+                "adr {}, . + 4",
                 "mov {}, sp",
                 "mov {}, x29",
                 out(reg) instruction,
