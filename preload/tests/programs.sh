@@ -62,7 +62,7 @@ else
     skip "nor does fio with four threads" "no fio here"
 fi
 
-head -c 32K /dev/zero >"$dir/zeros"
+head -c 32768 /dev/zero >"$dir/zeros"
 export LAIO_MAX_SUBMIT_DEPTH=8
 
 # Guard mode reads less of the stack without statistics.
