@@ -11,7 +11,8 @@ usage() {
 usage: build-aux/cargo-build.sh [--into DIR]
 
 Lets cargo build liblaio.a, liblaio_preload.so and laio-run for release, in CARGO_TARGET_DIR or
-target/, and makes liblaio.so out of liblaio.a. Cargo decides whether there is anything to build.
+target/, and makes liblaio.so out of liblaio.a. Cargo decides whether there is anything to build, and
+CARGO_BUILD_TARGET for which machine.
 
   --into DIR  puts them there as well, with the names that the linker and the loader want
 END
@@ -20,12 +21,13 @@ END
 into=
 parse into= "$@"
 takes 0 'no arguments'
-release=$(realpath -m "${CARGO_TARGET_DIR:-$root/target}")/release
+target=$(realpath -m "${CARGO_TARGET_DIR:-$root/target}")
+release=$target/${CARGO_BUILD_TARGET:+$CARGO_BUILD_TARGET/}release
 
 # Without cargo, what is there will do.
 if command -v cargo >/dev/null; then
     # There: cargo looks for its configuration, which says where vendored crates are, from where it is.
-    (cd "$root" && cargo build --quiet --release --locked --target-dir "${release%/release}")
+    (cd "$root" && cargo build --quiet --release --locked --target-dir "$target")
 elif [[ ! -e $release/liblaio.a ]]; then
     die "there is no cargo, and no $release/liblaio.a"
 fi
