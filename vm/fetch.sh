@@ -12,16 +12,19 @@ source "$here/../tools/lib/source-package.sh"
 
 usage() {
     cat <<END
-usage: vm/fetch.sh SUITE DIR PACKAGE...
+usage: vm/fetch.sh [--arch ARCHITECTURE] SUITE DIR PACKAGE...
 
 Unpacks these packages of a Debian suite (bookworm, trixie, sid, ...) below DIR, which must not exist.
-What a package depends on is not fetched, but for "linux-image-amd64", which is the kernel it names.
+What a package depends on is not fetched, but for "linux-image-amd64" and the like, which is the kernel
+it names. They are for this machine's architecture, unless another is named as Debian does ("arm64").
 The mirror is ${mirror:-not known} (the one of apt's sources, or LAIO_DEBIAN_MIRROR in the
 environment).
 END
 }
 
-parse '' "$@"
+arch=
+parse arch= "$@"
+[[ -z $arch ]] || architecture=$arch
 ((${#arguments[@]} >= 3)) || misuse 'give a suite, a directory, and packages'
 suite=${arguments[0]}
 fetch_into "${arguments[1]}"
@@ -33,7 +36,7 @@ kernel_packages() {
     # Not through one pipe: grep finding nothing is the end of the search, and apt's failure is one.
     depends=$(private_apt apt-cache "$suite" depends --important "$1")
     parts=$(sed -nE 's/^ *Depends: (linux-(image|binary|modules)-[^ ]*)$/\1/p' <<<"$depends")
-    [[ $1 == linux-image-amd64 ]] || echo "$1"
+    [[ $1 == "$kernel" ]] || echo "$1"
     for package in $parts; do
         kernel_packages "$package"
     done
@@ -41,7 +44,8 @@ kernel_packages() {
 
 packages=()
 for package in "${arguments[@]:2}"; do
-    if [[ $package == linux-image-amd64 ]]; then
+    if [[ $package == linux-image-[!0-9]* ]]; then
+        kernel=$package
         mapfile -t -O "${#packages[@]}" packages < <(kernel_packages "$package")
     else
         packages+=("$package")

@@ -26,6 +26,9 @@ fetch_into() {
     chmod 755 "$scratch"
 }
 
+# Of which architecture: this machine's, unless who sources this sets another.
+architecture=$(dpkg --print-architecture 2>/dev/null || true)
+
 # apt with package lists of its own: those of one suite.
 private_apt() {
     local tool=$1 suite=$2
@@ -34,6 +37,7 @@ private_apt() {
         -o Dir::Etc::sourcelist="$scratch/$suite/sources.list" -o Dir::Etc::sourceparts=- \
         -o Dir::State="$scratch/$suite/state" -o Dir::State::status=/dev/null \
         -o Dir::Cache="$scratch/$suite/cache" -o APT::Sandbox::User= \
+        -o APT::Architecture="$architecture" -o APT::Architectures="$architecture" \
         -o Acquire::Retries=3 -o Acquire::Languages=none "$@"
 }
 
