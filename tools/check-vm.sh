@@ -96,6 +96,33 @@ guests() {
     done
 }
 
+# What the emulator of aarch64 is linked to that a machine may not have. It is not installed, since its
+# packages may be at odds with the machine's qemu-utils.
+emulator_libraries=(libaio1 libbpf1 libcapstone4 libdaxctl1 libfdt1 libfuse3-3 libibverbs1 libjpeg62-turbo
+    libndctl6 libnl-3-200 libnl-route-3-200 libnuma1 libpixman-1-0 libpmem1 libpng16-16 librdmacm1 libsasl2-2
+    libseccomp2 libslirp0 liburing2 libvdeplug2)
+
+other_processor() {
+    local packages=$root/packages-aarch64
+    tools/install-deps.sh aarch64
+    if ! { rustup target add aarch64-unknown-linux-gnu >/dev/null 2>&1 &&
+        have "$packages" vm/fetch.sh --arch arm64 bookworm "$packages" busybox-static bash-static \
+            libaio1 libaio-dev liburing2 liburing-dev libglib2.0-0 libglib2.0-dev libpcre2-8-0 libpcre2-dev &&
+        have "$root/emulator-aarch64" vm/fetch.sh bookworm "$root/emulator-aarch64" \
+            qemu-system-arm qemu-system-common qemu-system-data "${emulator_libraries[@]}" &&
+        have "$root/kernel-aarch64" vm/fetch.sh --arch arm64 trixie "$root/kernel-aarch64" \
+            linux-image-cloud-arm64; }; then
+        echo '# what aarch64 wants is not to be had: its cases are skipped'
+        return
+    fi
+    vm/cross.sh "$packages" "$root/aarch64" >"$root/cross.log" 2>&1 || {
+        tail -n 20 "$root/cross.log"
+        die 'the library and its tests could not be built for aarch64'
+    }
+    vm/library-initramfs.sh --aarch64 "$packages" "$root/aarch64" "$root/library-aarch64.cpio"
+    vm/initramfs.sh "$root/kernel-aarch64" "$root/guest-aarch64" "$packages/bin/busybox"
+}
+
 # Guests and mounts end with the laboratory, even if it is killed, where it can have namespaces of its own.
 apart=(unshare --mount --pid --fork --kill-child --mount-proc)
 "${apart[@]}" true 2>/dev/null || apart=()
@@ -130,6 +157,7 @@ done
 have "$root/fio" vm/build-fio.sh bookworm "$root/fio"
 programs
 guests
+[[ $(list=true engine) != *-on-aarch64* ]] || other_processor
 status=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

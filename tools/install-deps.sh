@@ -20,6 +20,7 @@ Usage: tools/install-deps.sh PURPOSE...
   bench      fio, valgrind, the headers of liburing, and matplotlib
   pictures   graphviz, to draw those of the documentation again
   vm         what guests are made with (cpio, kmod, xz, device mapper), and file systems for their disks
+  aarch64    a C compiler for the guests of that processor
   deb        what Debian's packages are built and looked at with
   rpm        what RPM packages are built and looked at with
   ci         clang-format, shellcheck and abidiff, which CI runs over the sources and the header
@@ -133,6 +134,9 @@ collect() {
         need has_admin mkfs.vfat -- dosfstools
         need has_admin dmsetup -- dmsetup
         need has_venv -- python3-venv
+        ;;
+    aarch64)
+        need has aarch64-linux-gnu-gcc -- gcc-aarch64-linux-gnu libc6-dev-arm64-cross
         ;;
     bench)
         collect build

@@ -131,7 +131,7 @@ def register_faults(device: str, kernel: str, short: bool) -> None:
     async def body(bench: Bench) -> None:
         if bench.places.engine == 'own':
             raise Skip("the shim is in front of the library's system calls")
-        shim = bench.places.programs / 'c-tests/fault/libfault-shim.so'
+        shim = bench.places.programs() / 'c-tests/fault/libfault-shim.so'
         if not shim.exists():
             raise Failure(f'{shim} is missing')
         disk = await bench.disk()

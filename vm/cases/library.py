@@ -7,7 +7,7 @@ from __future__ import annotations
 from lab.bench import Bench
 from lab.case import Case, Failure, add, case, check
 from lab.library import WORK, Outcome, library_guest, meson_tests, run_suites, run_test
-from lab.places import KERNELS
+from lab.places import AARCH64, KERNELS
 
 # Emulated processors are slow; the host's own runs are at full scale.
 SCALE = 500
@@ -18,7 +18,7 @@ def register_suites(kernel: str, suite: str) -> None:
         guest = await library_guest(bench, kernel)
         version = await guest.shell('uname -r')
         bench.notes.append(f'Linux {version}')
-        await run_suites(bench, guest, (suite,), SCALE)
+        await run_suites(bench, guest, (suite,), SCALE, kernel)
         await guest.quit()
 
     add(Case(f'library/{suite}-on-{kernel}', body, 3600, False, True, 'linux-aio'))
@@ -35,7 +35,7 @@ def register_short(kernel: str) -> None:
     async def body(bench: Bench) -> None:
         guest = await library_guest(bench, kernel)
         outcome = Outcome()
-        for test in await meson_tests(bench, ('c',)):
+        for test in await meson_tests(bench, ('c',), kernel):
             if test['name'].split(' on ')[0] in ('io', 'loop'):
                 test['env']['LAIO_TEST_HOSTS'] = 'qemu,builtin'
                 await run_test(guest, test, outcome, SCALE)
@@ -47,7 +47,7 @@ def register_short(kernel: str) -> None:
     add(Case(f'library/short-on-{kernel}', body, 1800, kernel in ('bookworm', 'trixie'), True, 'linux-aio'))
 
 
-for a_kernel in KERNELS:
+for a_kernel in (*KERNELS, AARCH64):
     register_short(a_kernel)
 
 

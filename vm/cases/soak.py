@@ -215,7 +215,7 @@ def round_of(seed: int) -> Case:
         environment = {}
         shimmed = faults and bench.places.engine == 'laio'
         if shimmed:
-            shim = bench.places.programs / 'c-tests/fault/libfault-shim.so'
+            shim = bench.places.programs() / 'c-tests/fault/libfault-shim.so'
             environment = {'LD_PRELOAD': str(shim), 'LAIO_FAULT_SEED': str(seed)}
         disk = await bench.disk(SIZE, format_)
         names = ' '.join(each.__name__ for each, _ in operations)

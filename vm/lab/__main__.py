@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cases import soak  # and with it, all cases are registered
 
-from .bench import Bench
+from .bench import EMULATED, Bench
 from .case import CASES, Case
 from .places import Places
 from .runner import Runner
@@ -61,7 +61,7 @@ async def acceleration(places: Places, wanted: str) -> str:
                 return 'kvm'
             except Exception as error:
                 print(f'# no KVM: {error or "a guest does not come up with it"}')
-    return 'tcg,thread=multi'
+    return EMULATED
 
 
 async def main() -> int:

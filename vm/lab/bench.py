@@ -12,7 +12,10 @@ from typing import Any
 
 from .guest import Guest
 from .host import MiB, make_file, run
-from .places import Places
+from .places import AARCH64, Places
+
+# An accelerator that is everywhere.
+EMULATED = 'tcg,thread=multi'
 
 
 @dataclass
@@ -75,12 +78,20 @@ class Bench:
     ) -> Guest:
         """A guest with these disks; it is ended when the case ends. `memory` is in MiB."""
         boot = self.places.guest(kernel)
+        if kernel == AARCH64:
+            # This machine has one serial port, and the console is there.
+            processor = [self.places.emulator_aarch64, '-machine', 'virt', '-cpu', 'cortex-a72', '-accel', EMULATED]
+            port, append = 'pci-serial', f'console=ttyAMA0 lab.port=ttyS0 {append}'
+            environment = {'LD_LIBRARY_PATH': self.places.libraries_aarch64, **(environment or {})}
+        else:
+            processor = [self.places.emulator, '-L', self.places.firmware]
+            processor += ['-machine', f'{machine},usb=off', '-accel', self.acceleration]
+            port, append = '', f'console=ttyS0 {append}'
         command = [
-            *(self.places.emulator, '-L', self.places.firmware, '-nodefaults', '-display', 'none'),
-            *('-machine', f'{machine},usb=off', '-accel', self.acceleration),
-            *('-m', memory, '-smp', 2, '-no-user-config'),
+            *processor,
+            *('-nodefaults', '-display', 'none', '-m', memory, '-smp', 2, '-no-user-config'),
             *('-kernel', boot / 'vmlinuz', '-initrd', initramfs or boot / 'initramfs'),
-            *('-append', f'console=ttyS0 quiet panic=-1 random.trust_cpu=on lab.modules={modules} {append}'),
+            *('-append', f'{append} quiet panic=-1 random.trust_cpu=on lab.modules={modules}'),
             *(word for disk in disks for word in disk.arguments(self)),
             *arguments,
             *(word for device in devices for word in ('-device', device)),
@@ -90,6 +101,7 @@ class Bench:
             self.directory / f'guest{self._guests}',
             command,
             {**os.environ, 'LAIO_KERNEL': self.kernel, 'LAIO_STATS': '1', **(environment or {})},
+            port,
         )
         self.stack.push_async_callback(guest.end)
         if start:
@@ -99,7 +111,7 @@ class Bench:
     async def successor(self, guest: Guest, incoming: str) -> Guest:
         """An emulator that takes over what the guest was, from a migration."""
         self._guests += 1
-        new = Guest(self.directory / f'guest{self._guests}', guest.command, guest.environment)
+        new = Guest(self.directory / f'guest{self._guests}', guest.command, guest.environment, guest.port)
         self.stack.push_async_callback(new.end)
         await new.start(ready=False, incoming=incoming)
         return new

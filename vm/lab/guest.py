@@ -25,13 +25,17 @@ LAST_WORDS = 10
 
 class Guest:
     """`directory` gets its sockets and logs: the console of the guest, what the emulator says, and the
-    commands with their answers."""
+    commands with their answers. `port` is the device that the shell inside is behind, unless that is the
+    machine's second serial port."""
 
-    def __init__(self, directory: Path, command: Sequence[object], environment: Mapping[str, str]):
+    def __init__(
+        self, directory: Path, command: Sequence[object], environment: Mapping[str, str], port: str = ''
+    ):
         directory.mkdir()
         self.directory = directory
         self.command = [str(word) for word in command]
         self.environment = dict(environment)
+        self.port = port
         self.qmp = QMPClient('guest')
         self.events = EventListener()
         self.qmp.register_listener(self.events)
@@ -45,13 +49,18 @@ class Guest:
 
     async def start(self, *, ready: bool = True, incoming: str | None = None) -> None:
         """Starts it, and with `ready` waits for the shell inside."""
+        shell = f'{self._socket("shell")},server=on,wait=off'
         command = [
             *self.command,
             *('-qmp', f'unix:{self._socket("qmp")},server=on,wait=off'),
             # One for whoever wants to look into it, since each has room for one client.
             *('-qmp', f'unix:{self._socket("look")},server=on,wait=off'),
             *('-serial', f'file:{self.directory}/console.log'),
-            *('-serial', f'unix:{self._socket("shell")},server=on,wait=off'),
+            *(
+                ('-chardev', f'socket,id=shell,path={shell}', '-device', f'{self.port},chardev=shell')
+                if self.port
+                else ('-serial', f'unix:{shell}')
+            ),
             *(('-incoming', incoming) if incoming else ()),
         ]
         with open(self.directory / 'emulator.log', 'wb') as log:

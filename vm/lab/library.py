@@ -25,7 +25,7 @@ def combined(bench: Bench, kernel: str | None) -> Any:
     """The kernel's initramfs with the library's behind it: Linux unpacks one after the other."""
     path = bench.directory / 'initramfs'
     with open(path, 'wb') as out:
-        for part in (bench.places.guest(kernel) / 'initramfs', bench.places.root / 'library.cpio'):
+        for part in (bench.places.guest(kernel) / 'initramfs', bench.places.library(kernel)):
             with open(part, 'rb') as source:
                 shutil.copyfileobj(source, out)
     return path
@@ -70,8 +70,8 @@ class Outcome:
     skipped: list[str] = field(default_factory=list)
 
 
-async def meson_tests(bench: Bench, suites: tuple[str, ...]) -> list[dict[str, Any]]:
-    tests = json.loads(await run('meson', 'introspect', '--tests', bench.places.programs))
+async def meson_tests(bench: Bench, suites: tuple[str, ...], kernel: str | None = None) -> list[dict[str, Any]]:
+    tests = json.loads(await run('meson', 'introspect', '--tests', bench.places.programs(kernel)))
     return [test for test in tests if any(suite.split(':')[-1] in suites for suite in test['suite'])]
 
 
@@ -93,9 +93,15 @@ async def run_test(guest: Guest, test: dict[str, Any], outcome: Outcome, scale: 
         outcome.failed.append(f'{test["name"]}: {", ".join(bad) or "no result"}\n{output}')
 
 
-async def run_suites(bench: Bench, guest: Guest, suites: tuple[str, ...], scale: int) -> Outcome:
+async def run_suites(
+    bench: Bench, guest: Guest, suites: tuple[str, ...], scale: int, kernel: str | None = None
+) -> None:
+    await run_tests(bench, guest, await meson_tests(bench, suites, kernel), scale)
+
+
+async def run_tests(bench: Bench, guest: Guest, tests: Sequence[dict[str, Any]], scale: int) -> None:
     outcome = Outcome()
-    for test in await meson_tests(bench, suites):
+    for test in tests:
         await run_test(guest, test, outcome, scale)
     report = '\n'.join([f'{outcome.passed} passed', *(f'skipped: {line}' for line in outcome.skipped)])
     (bench.directory / 'report').write_text(report + '\n')
@@ -103,4 +109,3 @@ async def run_suites(bench: Bench, guest: Guest, suites: tuple[str, ...], scale:
     bench.notes += [f'skipped inside: {line}' for line in outcome.skipped]
     if outcome.failed:
         raise Failure(f'{len(outcome.failed)} failed inside\n' + '\n'.join(outcome.failed))
-    return outcome
