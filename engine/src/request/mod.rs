@@ -103,11 +103,6 @@ impl Request {
         UnsafeCell::raw_get(unsafe { &raw const (*this).entry })
     }
 
-    /// Where its entry is, for who only wants to name it.
-    pub fn iocb(this: *mut Self) -> *mut Entry {
-        this.wrapping_byte_add(std::mem::offset_of!(Self, entry)).cast()
-    }
-
     /// Changes who learns the result, of a request that is not accepted yet.
     pub fn set_owner(&mut self, owner: Owner) {
         self.owner = owner;

@@ -88,8 +88,9 @@ impl<K: Kernel, H: Host> State<K, H> {
         // not fail there.
         self.queue.reserve(self.in_flight.get())?;
         // SAFETY: the caller's promise.
-        self.queue.push(unsafe { Request::entry(request) });
-        trace::submit(self, Request::iocb(request));
+        let entry = unsafe { Request::entry(request) };
+        self.queue.push(entry);
+        trace::submit(self, entry);
         self.offer(dev_max_batch);
         // Whoever has emptied it has settled.
         if !self.queue.is_empty() {
